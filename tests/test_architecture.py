@@ -1,0 +1,154 @@
+"""The house: who may import whom, and the one door of each library."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("hookd", "ingest", "processor", "protocol", "chassis", "migrations")
+ARROWS = {
+    "hookd": {"ingest", "processor", "protocol", "chassis", "migrations"},
+    "ingest": {"protocol", "chassis"},
+    "processor": {"protocol", "chassis"},
+    "protocol": set(),
+    "chassis": set(),
+    "migrations": {"chassis"},
+}
+# A library, and the files that may import it.
+DOORS = {
+    "aiohttp": {"ingest/connection.py", "ingest/receiver.py"},
+    "apscheduler": {"processor/schedule.py"},
+    "asyncpg": {"ingest/store.py", "processor/store.py", "hookd/store.py", "chassis/database.py"},
+    "alembic": {"migrations/*.py", "migrations/versions/*.py"},
+    "sqlalchemy": {"migrations/*.py"},
+    "prometheus_client": {"chassis/metrics.py"},
+    "pydantic": {"*/settings.py"},
+    "pydantic_settings": {"*/settings.py"},
+    "click": {"hookd/*.py", "hookd/commands/*.py"},
+    "rich": {"hookd/*.py", "hookd/commands/*.py"},
+    "uvloop": {"hookd/commands/*.py"},
+    "uuid_utils": {"ingest/receiver.py"},
+}
+SQL_FILES = {"*/store.py", "chassis/database.py", "migrations/*.py", "migrations/versions/*.py"}
+SQL_WORDS = ("SELECT ", "INSERT INTO", "UPDATE hookd", "DELETE FROM", "CREATE TABLE", "NOTIFY ")
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+
+
+def imported(module: ast.Module) -> Iterator[str]:
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def at_door(file: str, doors: set[str]) -> bool:
+    return any(Path(file).match(door) for door in doors)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_arrows(room: str) -> None:
+    """A room imports only the rooms its arrows point to."""
+    crossed = [
+        f"{file} imports {name}"
+        for file, module in sources()
+        for name in imported(module)
+        if file.startswith(f"{room}/") and name.split(".")[0] in set(ROOMS) - {room} - ARROWS[room]
+    ]
+    # The demo app is a user's app: it imports what a handler author imports.
+    assert crossed == []
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_doors(library: str) -> None:
+    """A library is imported through its own door alone."""
+    strays = [
+        file
+        for file, module in sources()
+        if any(name.split(".")[0] == library for name in imported(module)) and not at_door(file, DOORS[library])
+    ]
+    assert strays == []
+
+
+def test_protocol_is_pure() -> None:
+    """What a webhook is needs no I/O, no clock, no event loop."""
+    impure = {"asyncio", "socket", "time", "os", "pathlib", "subprocess", "threading"}
+    strays = [
+        f"{file} imports {name}"
+        for file, module in sources()
+        for name in imported(module)
+        if file.startswith("protocol/") and name.split(".")[0] in impure
+    ]
+    assert strays == []
+
+
+def test_sql_lives_in_stores_and_migrations() -> None:
+    """SQL text stands in the stores, at the database's door and in the migrations; nowhere else."""
+    strays = [
+        f"{file}:{node.lineno}"
+        for file, module in sources()
+        if not at_door(file, SQL_FILES)
+        for node in ast.walk(module)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_code(module, node)
+        and any(word in node.value for word in SQL_WORDS)
+    ]  # fmt: skip
+    assert strays == []
+
+
+def test_environment_is_read_in_one_place() -> None:
+    """Only chassis/settings.py reads the process's environment."""
+    strays = [
+        f"{file}:{node.lineno}"
+        for file, module in sources()
+        if file != "chassis/settings.py"
+        for node in ast.walk(module)
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+    ]
+    assert strays == []
+
+
+def test_private_names_of_aiohttp_stay_in_one_module() -> None:
+    """Only ingest/connection.py knows private names of aiohttp."""
+    private = {"_loop", "_connections", "_kwargs", "_message", "_protocol", "_manager", "_ErrInfo", "_force_close"}
+    strays = [
+        f"{file}:{node.lineno} {node.attr}"
+        for file, module in sources()
+        if file.startswith("ingest/") and file != "ingest/connection.py"
+        for node in ast.walk(module)
+        if isinstance(node, ast.Attribute) and node.attr in private and not _is_self(node)
+    ]
+    assert strays == []
+
+
+def test_every_room_opens_with_its_promise() -> None:
+    """Each module says in its first line what it is for."""
+    silent = [file for file, module in sources() if not ast.get_docstring(module) and Path(file).name != "__init__.py"]
+    assert silent == []
+    assert all(ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text())) for room in ROOMS)
+
+
+def _is_self(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id == "self"
+
+
+def _is_code(module: ast.Module, constant: ast.Constant) -> bool:
+    """Not a docstring, nor a command line's help."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(module)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    return (
+        id(constant) not in docstrings
+        and "hookd psql" not in str(constant.value)
+        and "make_roles" not in str(constant.value)
+    )
