@@ -1,0 +1,200 @@
+"""Settings: frozen values, read once from the environment, `.env` and `hookd.toml`; all faults are reported together.
+
+The only module that reads `os.environ`.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+PREFIX = "HOOKD_"
+ENV_FILE = Path(".env")
+TOML_FILE = Path("hookd.toml")
+
+
+class SettingsError(Exception):
+    """What is wrong with the settings: one line for each fault, no value of a secret in any."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+class Settings(BaseSettings):
+    """A group of settings. Names carry their unit last; outside, a name is `HOOKD_` and the field's in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", validate_default=False)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, *(source(settings_cls) for _, source in SOURCES)
+
+
+def _environment(cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
+    return EnvSettingsSource(cls)
+
+
+def _env_file(cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
+    return DotEnvSettingsSource(cls, env_file=ENV_FILE)
+
+
+def _toml_file(cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
+    return TomlConfigSettingsSource(cls, toml_file=TOML_FILE)
+
+
+# The first that has a setting wins.
+SOURCES = (("environment", _environment), (str(ENV_FILE), _env_file), (str(TOML_FILE), _toml_file))
+
+
+def a_postgres_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise ValueError("expected postgresql://user:password@host:port/database")
+    return url
+
+
+class CommonSettings(Settings):
+    """What every process reads."""
+
+    database_url: Annotated[SecretStr, AfterValidator(a_postgres_url)] | None = Field(
+        default=None,
+        description="PostgreSQL to use, postgresql://…; without it, an embedded server below the data folder",
+    )
+    data_dir: Path | None = Field(
+        default=None,
+        description="folder of the embedded server; default: /var/lib/hookd for root, else ~/.local/share/hookd",
+    )
+    allow_unsafe: bool = Field(
+        default=False,
+        description="accept a database with fsync or synchronous_commit off: an answered webhook may be lost",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level that is logged; debug adds a line per event"
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="json or text; auto: text on a terminal, json elsewhere"
+    )
+    metrics_port: int = Field(
+        default=9464,
+        ge=0,
+        le=65000,
+        description="Prometheus on 127.0.0.1: the processor here, receiver worker i on this + i; 0: none",
+    )
+    grace_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        le=3600,
+        description="after SIGTERM: how long open requests and running handlers may take to end",
+    )
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(groups: Sequence[type[Settings]], given: Mapping[str, Any] | None = None) -> dict[type[Settings], Settings]:
+    """Read every group; `given` (a command line's options, by field name) wins over all sources.
+
+    Raises SettingsError with all faults of all groups together.
+    """
+    given = {name: value for name, value in (given or {}).items() if value is not None}
+    faults = list(_unknown_names(groups))
+    loaded: dict[type[Settings], Settings] = {}
+    for group in groups:
+        try:
+            loaded[group] = group(**{name: value for name, value in given.items() if name in group.model_fields})
+        except ValidationError as error:
+            faults += [_fault(details) for details in error.errors(include_input=False, include_url=False)]
+        except ValueError as error:  # a TOML file that does not parse
+            faults.append(f"{TOML_FILE}: {error}")
+    if faults:
+        raise SettingsError(list(dict.fromkeys(faults)))
+    return loaded
+
+
+def _fault(details: Mapping[str, Any]) -> str:
+    name = PREFIX + "_".join(str(part) for part in details["loc"][:1]).upper()
+    return f"{name}: {details['msg'].removeprefix('Value error, ')}"
+
+
+def _unknown_names(groups: Sequence[type[Settings]]) -> Iterator[str]:
+    known = sorted(PREFIX + field.upper() for group in groups for field in group.model_fields)
+    for origin, names in _names_present():
+        for name in sorted(names - set(known)):
+            near = difflib.get_close_matches(name, known, n=1)
+            yield f"{name} ({origin}): no such setting" + (
+                f"; did you mean {near[0]}?" if near else "; see: hookd settings"
+            )
+
+
+def _names_present() -> Iterator[tuple[str, set[str]]]:
+    yield "environment", {name for name in os.environ if name.startswith(PREFIX)}
+    in_env_file = DotEnvSettingsSource(Settings, env_file=ENV_FILE).env_vars
+    yield str(ENV_FILE), {name.upper() for name in in_env_file if name.upper().startswith(PREFIX)}
+    try:
+        in_toml = TomlConfigSettingsSource(Settings, toml_file=TOML_FILE).toml_data
+    except ValueError:
+        in_toml = {}
+    yield str(TOML_FILE), {PREFIX + name.upper() for name in in_toml}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One line of `hookd settings`."""
+
+    name: str
+    value: str
+    origin: str
+    meaning: str
+
+
+def describe(loaded: Mapping[type[Settings], Settings]) -> Iterator[Origin]:
+    """Each setting with its value (a secret's only as ***), where it came from, and its meaning."""
+    for group, values in loaded.items():
+        found = {origin: source(group)() for origin, source in reversed(SOURCES)}
+        for name, field in group.model_fields.items():
+            origin = next((label for label, _ in SOURCES if name in found[label]), "default")
+            yield Origin(PREFIX + name.upper(), _shown(getattr(values, name)), origin, field.description or "")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment, for what is not a setting (socket activation, the terminal)."""
+    return os.environ
+
+
+def data_folder(given: Path | None) -> Path:
+    """Where the embedded server lives: as set, else the user's data folder (XDG), /var/lib/hookd for root."""
+    if given is not None:
+        return given.expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/hookd")
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "hookd"
