@@ -1,0 +1,1 @@
+"""The schema: the contract between receiver and processor, brought up to date by Alembic."""

@@ -1,0 +1,49 @@
+"""Bring a database's schema up to date, and say what was done or why not."""
+
+import io
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from chassis.database import Connection
+
+FOLDER = Path(__file__).parent
+
+
+def latest() -> str:
+    """The newest revision this hookd brings."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def known() -> set[str]:
+    """All revisions this hookd knows."""
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def upgrade(connect: Callable[[], Awaitable[Connection]], waiting: Callable[[], None]) -> None:
+    """Run what is missing, in one transaction. Blocks, in an event loop of its own.
+
+    `waiting` is called again and again while another migration runs.
+    """
+    config = _config()
+    config.attributes.update(connect=connect, waiting=waiting)
+    command.upgrade(config, "head")
+
+
+def script() -> str:
+    """The SQL of all revisions, for somebody to read and run by hand."""
+    out = io.StringIO()
+    command.upgrade(_config(out), "head", sql=True)
+    return out.getvalue()
+
+
+def _config(out: io.StringIO | None = None) -> Config:
+    config = Config(output_buffer=out, stdout=out or io.StringIO())
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
