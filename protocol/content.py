@@ -1,0 +1,38 @@
+"""What a body says, for those who ask: text, JSON, form."""
+
+import json
+from email.message import Message
+from typing import Any
+from urllib.parse import parse_qsl
+
+FORM_FIELDS_MAX = 1000  # the body's size is bounded elsewhere; this bounds what it may unfold into
+
+
+def charset(content_type: str) -> str:
+    """The character set a Content-Type names; UTF-8 where it names none that is known."""
+    message = Message()
+    message["Content-Type"] = content_type
+    named = message.get_content_charset("utf-8")
+    try:
+        "".encode(named)
+    except (LookupError, ValueError):
+        return "utf-8"
+    return named
+
+
+def text(body: bytes, content_type: str = "") -> str:
+    """The body as text. Raises UnicodeDecodeError where it is none."""
+    return body.decode(charset(content_type))
+
+
+def parse_json(body: bytes) -> Any:
+    """The body as JSON, whatever its Content-Type says. Raises ValueError with the place where it breaks."""
+    return json.loads(body)
+
+
+def form(body: bytes, content_type: str = "") -> dict[str, str]:
+    """A URL-encoded form; of a repeated field the last value. Raises ValueError where the body is none."""
+    fields = parse_qsl(
+        text(body, content_type), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=FORM_FIELDS_MAX
+    )
+    return dict(fields)
