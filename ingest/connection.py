@@ -1,0 +1,254 @@
+"""aiohttp's low-level connection, bounded in time and size outside the body too, refusing in JSON.
+
+The one module that knows private names of aiohttp (3.14). Its parser sets a whole head no limit and no time-out,
+answers malformed requests in text/plain with a traceback in the log, and does not tell a handler that reads a body when
+the framing breaks.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from typing import Any
+
+import orjson
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import LineTooLong, PayloadEncodingError
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import _ErrInfo
+from structlog import get_logger
+
+from ingest import refusal
+from ingest.refusal import REASONS, Refusal
+
+HEAD_BYTES_MAX = 64 * 1024  # nginx takes 32 KiB, Apache 8 KiB a line
+HEADERS_MAX = 1000
+PIPELINED_BYTES_MAX = 1024 * 1024  # what may pile up behind a request that waits for its commit
+READ_BYTES = 64 * 1024  # aiohttp buffers twice this for a body nobody reads yet
+LINGER_SECONDS = 2.0  # 0 would let a reset destroy the refusal before the sender reads it
+KEEPALIVE_SECONDS = (
+    75.0  # longer than nginx keeps an upstream connection (60 s), so that it is never cut under a request
+)
+
+log = get_logger()
+
+
+def require_c_parser() -> None:
+    """The pure-Python parser gives other verdicts on the same bytes. Raises RuntimeError where it is in use."""
+    if HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise RuntimeError(
+            "aiohttp runs on its pure-Python parser: install its binary wheel, unset AIOHTTP_NO_EXTENSIONS"
+        )
+
+
+class Connection(web.RequestHandler):
+    """One sender's connection."""
+
+    __slots__ = ("head_began", "in_body", "outside", "refused")
+
+    _manager: "Server"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.head_began: float | None = None
+        self.outside = 0  # bytes that came since the last body ended
+        self.in_body = False
+        self.refused: Refusal | None = None
+        super().connection_made(transport)
+        if len(self._manager._connections) > self._manager.connections_max:
+            self.turn_away(refusal.too_many_connections())
+
+    def data_received(self, data: bytes) -> None:
+        if not self.in_body and data:
+            if self.outside > (PIPELINED_BYTES_MAX if self._messages else HEAD_BYTES_MAX):
+                self.turn_away(refusal.head_too_large(HEAD_BYTES_MAX))
+                return
+            if not self.outside:
+                self.head_began = self._loop.time()
+            self.outside += len(data)
+        super().data_received(data)
+        if self.in_body and self._messages:
+            self._tell_of_broken_framing()
+
+    def _tell_of_broken_framing(self) -> None:
+        request, (message, _) = self._current_request, self._messages[-1]
+        if isinstance(message, _ErrInfo) and request is not None and not request.content.is_eof():
+            request.content.set_exception(PayloadEncodingError("the body's framing is broken"))
+
+    def begin(self, message: RawRequestMessage) -> None:
+        """The head is parsed, the body follows."""
+        if self.outside > HEAD_BYTES_MAX and _head_size(message) > HEAD_BYTES_MAX:
+            self.refused = refusal.head_too_large(HEAD_BYTES_MAX)
+        self.head_began, self.outside, self.in_body = None, 0, True
+
+    @property
+    def stopping(self) -> bool:
+        return self._manager is None or self._manager.stopping
+
+    def turn_away(self, why: Refusal) -> None:
+        """Refuse outside of any request, and close."""
+        if self.transport is not None and not self._force_close:
+            self._manager.refused(why)
+            self.transport.write(_raw(why))
+            self.force_close()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Called by aiohttp for what its parser refuses, and for a bug of ours."""
+        if status >= 500:
+            why = refusal.our_fault()
+            log.error("request.broke", exc_info=exc)
+        elif isinstance(exc, LineTooLong) or message == "Too many headers received":
+            why = refusal.head_too_large(HEAD_BYTES_MAX)
+        else:
+            why = refusal.malformed((message or "").partition(":")[0].strip() or "bad request")
+        self._manager.refused(why)
+        return answer_refusal(why, close=True)
+
+
+class Server(web.Server):
+    """Makes a Connection for each sender, and knows them all."""
+
+    def __init__(self, handler: Any, *, connections_max: int, refused: Any) -> None:
+        super().__init__(
+            handler,
+            request_factory=_begin,  # type: ignore[arg-type]
+            auto_decompress=False,  # what is stored is what was sent
+            access_log=None,
+            max_line_size=HEAD_BYTES_MAX,
+            max_field_size=HEAD_BYTES_MAX,
+            max_headers=HEADERS_MAX,
+            read_bufsize=READ_BYTES,
+            lingering_time=LINGER_SECONDS,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+        )
+        self.connections_max = connections_max
+        self.refused = refused
+        self.stopping = False
+
+    def __call__(self) -> Connection:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    def sweep(self, head_seconds_max: float) -> None:
+        """Turn away whoever began a head longer ago than that. To be called every second or so."""
+        overdue = self._loop.time() - head_seconds_max
+        for connection in self.connections:
+            assert isinstance(connection, Connection)
+            if connection.head_began is not None and connection.head_began < overdue:
+                connection.turn_away(refusal.head_too_slow(head_seconds_max))
+
+
+def _begin(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: Connection,
+    writer: AbstractStreamWriter,
+    task: "asyncio.Task[None]",
+) -> web.BaseRequest:
+    protocol.begin(message)
+    return web.BaseRequest(message, payload, protocol, writer, task, protocol._loop)
+
+
+def raw_headers(request: web.BaseRequest) -> tuple[tuple[bytes, bytes], ...]:
+    return request._message.raw_headers
+
+
+def is_chunked(request: web.BaseRequest) -> bool:
+    return request._message.chunked
+
+
+def refused_by(request: web.BaseRequest) -> Refusal | None:
+    """Why the head alone is refused, where it is."""
+    if request._message.version < (1, 0):
+        return refusal.malformed("HTTP/0.9")
+    return request._protocol.refused  # type: ignore[attr-defined, no-any-return]
+
+
+def body_is_read(request: web.BaseRequest) -> None:
+    """What comes on this connection now is another request's head."""
+    request._protocol.in_body = False  # type: ignore[attr-defined]
+
+
+async def invite_body(request: web.BaseRequest) -> None:
+    """Answer `Expect: 100-continue`; aiohttp does so only in its Application."""
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0
+
+
+class Accepted(web.StreamResponse):
+    """The receipt, head and body in one write; the head is made once a second. (A web.Response costs 12 µs more.)"""
+
+    _head = b""
+    _head_second = 0
+
+    def __init__(self, event_id: bytes, *, close: bool) -> None:
+        # StreamResponse's own __init__ builds a header map, which nobody will read.
+        self.event_id = event_id
+        self.close = close
+        self._keep_alive = None
+        self._eof_sent = False
+        self._connection: Connection | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        message, connection = request._message, request._protocol
+        assert isinstance(connection, Connection)
+        transport = connection.transport
+        if transport is None:
+            raise ConnectionResetError
+        self._connection = connection
+        self._keep_alive = keep = not (self.close or message.should_close or connection.stopping)
+        head = self._head_of(int(time.time()))
+        if not keep:
+            head += b"Connection: close\r\n"
+        elif message.version < (1, 1):
+            head += b"Connection: keep-alive\r\n"
+        transport.write(b'%b\r\n{"id": "%b"}' % (head, self.event_id))
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        self._eof_sent = True
+        if self._connection is not None and self._connection.writing_paused:
+            await self._connection._drain_helper()  # a sender that never reads its answers waits here
+
+    @classmethod
+    def _head_of(cls, second: int) -> bytes:
+        if second != cls._head_second:
+            cls._head_second = second
+            cls._head = (
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 46\r\nServer: hookd\r\nDate: "
+                + formatdate(second, usegmt=True).encode()
+                + b"\r\n"
+            )
+        return cls._head
+
+
+def answer(status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None, *, close: bool) -> web.Response:
+    response = web.Response(
+        status=status,
+        reason=REASONS[status],
+        body=orjson.dumps(body),
+        headers={"Content-Type": "application/json", "Server": "hookd", **(headers or {})},
+    )
+    if close:
+        response.force_close()
+    return response
+
+
+def answer_refusal(why: Refusal, *, close: bool) -> web.Response:
+    return answer(why.status, {"error": why.message}, why.headers, close=close)
+
+
+def _raw(why: Refusal) -> bytes:
+    body = orjson.dumps({"error": why.message})
+    headers = "".join(f"{name}: {value}\r\n" for name, value in why.headers.items())
+    return (
+        f"HTTP/1.1 {why.status} {REASONS[why.status]}\r\nContent-Type: application/json\r\nServer: hookd\r\n"
+        f"Content-Length: {len(body)}\r\n{headers}Connection: close\r\n\r\n"
+    ).encode() + body
+
+
+def _head_size(message: RawRequestMessage) -> int:
+    lines = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+    return len(message.method) + len(message.path) + 12 + lines

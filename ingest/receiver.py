@@ -1,0 +1,279 @@
+"""Receive: a POST becomes a committed row, then it is answered."""
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+import orjson
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from structlog import get_logger
+from uuid_utils import UUID, uuid7
+
+from ingest import refusal
+from ingest.batch import Lane, Row
+from ingest.connection import (
+    Accepted,
+    answer,
+    answer_refusal,
+    body_is_read,
+    invite_body,
+    is_chunked,
+    raw_headers,
+    refused_by,
+)
+from ingest.knowledge import Knowledge
+from ingest.refusal import Refusal
+from ingest.settings import IngestSettings
+from ingest.store import Side
+from ingest.tally import Tally
+from protocol import storable
+from protocol.providers import PROVIDERS, UNNAMED
+from protocol.request import path_of, source_of
+
+SMALL_BODY_BYTES = 64 * 1024  # half of the in-flight budget is kept for these
+LARGE_LANE_BYTES = 1024 * 1024  # bodies over this never travel with small ones
+BODY_BYTES_PER_SECOND_MIN = 64 * 1024
+NANOSECONDS = 1_000_000_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+REMOTES_MAX = 10_000
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(slots=True)
+class Budget:
+    """The bytes of all bodies that are being read or wait for their commit."""
+
+    bytes_max: int
+    used: int = 0
+    used_by_large: int = 0
+
+    def charge(self, body: "Charged", size: int) -> None:
+        """Count `size` more bytes of a body. Raises Refusal when they do not fit."""
+        self.used += size
+        body.size += size
+        if body.size > SMALL_BODY_BYTES:
+            self.used_by_large += size if body.is_large else body.size
+            body.is_large = True
+            if self.used_by_large > self.bytes_max // 2:
+                raise refusal.too_much_in_flight()
+        if self.used > self.bytes_max:
+            raise refusal.too_much_in_flight()
+
+    def give_back(self, body: "Charged") -> None:
+        self.used -= body.size
+        if body.is_large:
+            self.used_by_large -= body.size
+
+
+@dataclass(slots=True)
+class Charged:
+    """What one body has been charged."""
+
+    size: int = 0
+    is_large: bool = False
+
+
+@dataclass
+class Receiver:
+    """The request handler, with all it needs handed to it."""
+
+    settings: IngestSettings
+    small: Lane
+    large: Lane
+    side: Side
+    knowledge: Knowledge
+    tally: Tally
+    stopping: bool = False
+    budget: Budget = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.settings.inflight_bytes_max)
+        self._trusted = tuple(ipaddress.ip_network(network) for network in self.settings.trusted_proxies)
+        self._remotes: dict[str, str | None] = {}
+        self._ready: tuple[float, bool] = (0.0, False)
+
+    async def receive(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request: with the id of its committed row, or with the reason why there is none."""
+        arrived = time.time_ns() + int(self.knowledge.offset_seconds * NANOSECONDS)
+        charged = Charged()
+        try:
+            source = self.judge(request)
+            body = await self.read(request, charged)
+            event_id, row = self.row_of(request, source, body, arrived)
+            await self.save(row, len(body))
+        except Refusal as why:
+            return self.refuse(request, why)
+        except _OwnPage:
+            return await self.own_page(request)
+        finally:
+            self.budget.give_back(charged)
+            body_is_read(request)
+        self.side.hint()
+        self.tally.stored(source, len(body))
+        # aiohttp leaks the last trailer of a chunked request into the next request's headers.
+        return Accepted(str(event_id).encode(), close=is_chunked(request))
+
+    def judge(self, request: web.BaseRequest) -> str:
+        """The source, from the head alone. Raises Refusal."""
+        if (refused := refused_by(request)) is not None:
+            raise refused
+        target = request.raw_path
+        source = source_of(target, self.settings.prefix)
+        if request.method != "POST" or source is None:
+            raise self.not_a_webhook(request)
+        if "#" in target:
+            raise refusal.malformed("a fragment in the target")
+        self.knowledge.judge(source)
+        if is_chunked(request) and request.headers["Transfer-Encoding"].strip().lower() != "chunked":
+            raise refusal.malformed("a transfer coding other than chunked")
+        return source
+
+    def not_a_webhook(self, request: web.BaseRequest) -> Exception:
+        if path_of(request.raw_path).startswith("/-/"):
+            return _OwnPage()
+        if request.method != "POST":
+            return refusal.method_not_allowed("POST")
+        return refusal.no_source(self.settings.prefix)
+
+    async def read(self, request: web.BaseRequest, charged: Charged) -> bytes | bytearray:
+        """The body, whole. Raises Refusal; of a sender that left, ConnectionError."""
+        content = request.content
+        if not content.is_eof():
+            return await self.read_slowly(request, charged)
+        body = content.read_nowait()
+        if len(body) > self.settings.body_bytes_max:
+            raise refusal.body_too_large(self.settings.body_bytes_max)
+        self.budget.charge(charged, len(body))
+        return body
+
+    async def read_slowly(self, request: web.BaseRequest, charged: Charged) -> bytearray:
+        if (request.content_length or 0) > self.settings.body_bytes_max:
+            raise refusal.body_too_large(self.settings.body_bytes_max)
+        if "Expect" in request.headers:
+            if request.headers["Expect"].lower() != "100-continue":
+                raise refusal.expectation()
+            await invite_body(request)
+        clock = asyncio.get_running_loop().time
+        patience = self.settings.body_timeout_seconds
+        began, body = clock(), bytearray()
+        try:
+            while True:
+                slowest = began + patience + len(body) / BODY_BYTES_PER_SECOND_MIN
+                async with asyncio.timeout_at(min(clock() + patience, slowest)):
+                    chunk = await request.content.readany()
+                if not chunk:
+                    return body
+                body += chunk
+                if len(body) > self.settings.body_bytes_max:
+                    raise refusal.body_too_large(self.settings.body_bytes_max)
+                self.budget.charge(charged, len(chunk))
+        except TimeoutError:
+            raise refusal.body_too_slow(patience) from None
+        except (HttpProcessingError, web.RequestPayloadError) as error:
+            raise refusal.malformed("the body's framing is broken") from error
+
+    def row_of(self, request: web.BaseRequest, source: str, body: bytes | bytearray, arrived: int) -> tuple[UUID, Row]:
+        """The id and the row, every value made storable. `arrived`: nanoseconds since 1970 by the database's clock."""
+        event_id = uuid7(nanoseconds=arrived)
+        provider = PROVIDERS.get(source, UNNAMED)
+        headers = request.headers
+        return event_id, (
+            event_id,
+            source,
+            storable.name(_named(headers, provider.event_type)),
+            storable.name(_named(headers, provider.delivery_id)),
+            EPOCH + timedelta(microseconds=arrived // 1000),
+            request.method,
+            request.raw_path,
+            orjson.dumps(
+                [(storable.header(name), storable.header(value)) for name, value in raw_headers(request)]
+            ).decode(),
+            self.remote_of(request),
+            body,
+        )
+
+    async def save(self, row: Row, size: int) -> None:
+        """Return when the row is committed. Raises Refusal."""
+        lane = self.large if size > LARGE_LANE_BYTES else self.small
+        await lane.put(row, size)
+
+    def remote_of(self, request: web.BaseRequest) -> str | None:
+        """The sender's address: the peer's, or the last one in X-Forwarded-For that is no trusted proxy's."""
+        peer = request.remote or ""
+        if peer not in self._remotes:
+            if len(self._remotes) >= REMOTES_MAX:
+                self._remotes.clear()
+            self._remotes[peer] = _address(peer)
+        remote = self._remotes[peer]
+        if not self._trusted or not self._is_trusted(remote):
+            return remote
+        for hop in reversed(",".join(request.headers.getall("X-Forwarded-For", ())).split(",")):
+            if (address := _address(hop.strip())) is None:
+                break
+            remote = address
+            if not self._is_trusted(remote):
+                break
+        return remote
+
+    def _is_trusted(self, remote: str | None) -> bool:
+        # A peer without an address came over a Unix socket: only a proxy on this machine does.
+        address = ipaddress.ip_address(remote) if remote else None
+        return address is None or any(address in network for network in self._trusted)
+
+    def refuse(self, request: web.BaseRequest, why: Refusal) -> web.StreamResponse:
+        self.tally.refused(why)
+        return answer_refusal(why, close=self.stopping or not request.content.is_eof())
+
+    async def own_page(self, request: web.BaseRequest) -> web.StreamResponse:
+        """hookd's own pages: is it alive, can it commit."""
+        path = path_of(request.raw_path)
+        if path not in ("/-/live", "/-/ready"):
+            return self.refuse(request, Refusal(404, "no_page", "no such page; there are /-/live and /-/ready"))
+        if request.method not in ("GET", "HEAD"):
+            return self.refuse(request, refusal.method_not_allowed("GET, HEAD"))
+        close = self.stopping or not request.content.is_eof()
+        if path == "/-/live":
+            return answer(200, {"live": True}, close=close)
+        fault = await self.fault()
+        return answer(503 if fault else 200, {"ready": not fault} | ({"error": fault} if fault else {}), close=close)
+
+    async def fault(self) -> str | None:
+        """Why no request should be sent here, or None."""
+        if self.stopping:
+            return "stopping"
+        if self.small.failing or self.large.failing:
+            return "the last write failed"
+        now = time.monotonic()
+        if self._ready[0] < now - 1:  # asked once a second at most: the page is open to everybody
+            self._ready = (now, await self.side.can_commit())
+        return None if self._ready[1] else "the database does not take writes"
+
+
+class _OwnPage(Exception):
+    """The request is for hookd itself."""
+
+
+def _named(headers: Mapping[str, str], name: str | None) -> str | None:
+    return headers.get(name) if name else None
+
+
+def _address(text: str) -> str | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        if address.scope_id is not None:
+            return str(address).partition("%")[0]
+    return str(address)
+
+
+log = get_logger()

@@ -1,0 +1,151 @@
+"""The receiver's process: its socket, its signals, its end."""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from structlog import get_logger
+
+from chassis import metrics
+from chassis.database import Database
+from chassis.lifeline import Lifeline
+from chassis.settings import CommonSettings
+from ingest.batch import Lane
+from ingest.connection import Server, require_c_parser
+from ingest.knowledge import Knowledge
+from ingest.receiver import Receiver
+from ingest.settings import IngestSettings
+from ingest.store import Side, Writer
+from ingest.tally import Tally
+
+EXPIRE_SECONDS = 0.1
+SWEEP_SECONDS = 1.0
+SUMMARY_SECONDS = 10.0
+BACKLOG = 1024
+
+log = get_logger()
+
+
+async def serve(
+    common: CommonSettings,
+    settings: IngestSettings,
+    database: Database,
+    listeners: Sequence[socket.socket],
+    *,
+    slot: int = 1,
+    lifeline: Lifeline | None = None,
+) -> None:
+    """Receive on `listeners` until SIGTERM or SIGINT, then let open connections end.
+
+    Raises DatabaseError for a database that cannot be used as it is.
+    """
+    require_c_parser()
+    registry = metrics.CollectorRegistry()
+    tally = Tally(registry)
+    side = Side(database, f"receiver {slot} side")
+    await side.check()
+    writers = {name: Writer(database, f"receiver {slot} {name}") for name in ("small", "large")}
+    lanes = {
+        name: Lane(writer.write, timeout_seconds=settings.commit_timeout_seconds) for name, writer in writers.items()
+    }
+    tally.watch(lanes)
+    knowledge = Knowledge(side, settings.unknown_sources)
+    receiver = Receiver(settings, lanes["small"], lanes["large"], side, knowledge, tally)
+    server = Server(receiver.receive, connections_max=settings.connections_max, refused=tally.refused)
+    _serve_metrics(common, slot, registry)
+    stop, now = _signals()
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(work)
+            for work in (
+                *(lane.run() for lane in lanes.values()),
+                knowledge.run(),
+                side.send_hints(),
+                _every(EXPIRE_SECONDS, *(lane.expire for lane in lanes.values())),
+                _every(SWEEP_SECONDS, partial(server.sweep, settings.head_timeout_seconds), tally.publish),
+                _every(SUMMARY_SECONDS, tally.summarize),
+                _until_alone(lifeline, stop),
+            )
+        ]
+        await _listen_until(stop, server, receiver, listeners, now, common.grace_seconds)
+        for task in tasks:
+            task.cancel()
+    tally.summarize()
+    await side.close()
+    for writer in writers.values():
+        await writer.close()
+    log.info("ingest.stopped", slot=slot)
+
+
+async def _listen_until(
+    stop: asyncio.Event,
+    server: Server,
+    receiver: Receiver,
+    listeners: Sequence[socket.socket],
+    now: asyncio.Event,
+    grace_seconds: float,
+) -> None:
+    loop = asyncio.get_running_loop()
+    listening = [await loop.create_server(server, sock=listener, backlog=BACKLOG) for listener in listeners]
+    for listener in listeners:
+        host, port = listener.getsockname()[:2]
+        log.info("ingest.listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    # What was made at start lives for ever: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    await stop.wait()
+    receiver.stopping = server.stopping = True
+    for each in listening:
+        each.close()
+    await _drain(server, now, grace_seconds)
+
+
+async def _drain(server: Server, now: asyncio.Event, grace_seconds: float) -> None:
+    """Serve open connections on, each answer with Connection: close, until none is left or the grace ends."""
+    if server.connections:
+        log.info("ingest.stopping", connections=len(server.connections), grace_seconds=grace_seconds)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(grace_seconds):
+            while server.connections and not now.is_set():  # noqa: ASYNC110 - aiohttp tells nobody
+                await asyncio.sleep(0.02)
+    await server.shutdown(0.5)
+
+
+def _signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """The first SIGTERM or SIGINT sets the first event, the second one the other."""
+    stop, now = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def ring() -> None:
+        (now if stop.is_set() else stop).set()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, ring)
+    return stop, now
+
+
+async def _every(seconds: float, *works: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        for work in works:
+            work()
+
+
+async def _until_alone(lifeline: Lifeline | None, stop: asyncio.Event) -> None:
+    if lifeline is not None:
+        await lifeline.watch()
+        stop.set()
+
+
+def _serve_metrics(common: CommonSettings, slot: int, registry: metrics.CollectorRegistry) -> None:
+    if not common.metrics_port:
+        return
+    try:
+        metrics.serve(common.metrics_port + slot, registry)
+    except OSError as error:  # metrics are no reason to lose webhooks
+        log.warning("metrics.unavailable", port=common.metrics_port + slot, reason=str(error))
