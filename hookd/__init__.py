@@ -1,0 +1,19 @@
+"""hookd: a webhook inbox on PostgreSQL. What a handler author imports.
+
+import hookd
+
+@hookd.on("github", event="push")
+async def deploy(event: hookd.Event) -> None:
+    print(event.json()["repository"]["full_name"])
+"""
+
+try:
+    from processor.event import Event
+    from processor.handlers import Reject, Retry, on
+except ImportError as error:  # a processor.py or protocol.py that comes first on the import path
+    raise ImportError(
+        f"{error}: a file of yours named processor.py or protocol.py hides hookd's own package; "
+        "start Python with -P, or rename the file"
+    ) from error
+
+__all__ = ["Event", "Reject", "Retry", "on"]

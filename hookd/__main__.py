@@ -1,0 +1,5 @@
+"""`python -m hookd`."""
+
+from hookd.cli import main
+
+main()

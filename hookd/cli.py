@@ -1,0 +1,73 @@
+"""The `hookd` command. Names and one-line helps are data, so that `hookd --help` imports no command."""
+
+import importlib
+import sys
+from typing import NoReturn
+
+import click
+
+COMMANDS = {
+    "up": "Run everything on this machine: database, receiver, processor.",
+    "ingest": "Run the receiver: each POST becomes a committed row.",
+    "processor": "Run the scheduled processor: your handlers take each row.",
+    "migrate": "Bring the database's schema up to date.",
+    "status": "How it stands: counts, what waits, last failures.",
+    "events": "List events.",
+    "event": "Look at one event, or write its exact body.",
+    "replay": "Set settled events back to new.",
+    "psql": "psql on the very database hookd uses.",
+    "settings": "Each setting with its value, origin and meaning.",
+}
+
+EPILOG = """\b
+Example:
+  hookd up                                  # then, in another terminal:
+  curl -d '{"hello":"world"}' localhost:8080/demo
+  hookd events
+"""
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only to run it, or to print its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"hookd.commands.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="hookd")
+def hookd() -> None:
+    """A webhook inbox: point providers at it, and every POST is a committed PostgreSQL row before it is answered.
+    A separate processor runs your Python handlers and turns each row into processed or failed.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; every expected error is one line on stderr, never a traceback."""
+    try:
+        code = hookd.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # `hookd events | head`
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

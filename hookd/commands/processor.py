@@ -1,0 +1,89 @@
+"""hookd processor: the scheduled processor."""
+
+import os
+import re
+import sys
+
+import click
+import uvloop
+
+from chassis.database import Database
+from chassis.lifeline import Lifeline
+from hookd.configuration import Configuration, configure, database_of
+from processor import app as apps
+from processor.daemon import once, run
+from processor.dispatch import Dispatch
+
+EPILOG = """\b
+Examples:
+  hookd processor --app handlers.py
+  hookd processor --app mycompany.webhooks --concurrency 16
+  * * * * * hookd processor --app /srv/handlers.py --once      (a crontab line)
+
+\b
+An app is a Python module or file:
+  import hookd
+
+  @hookd.on("github", event="push")
+  async def deploy(event: hookd.Event) -> None:
+      print(event.json()["repository"]["full_name"])
+"""
+
+
+class Seconds(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", str(value))
+        if match is None:
+            self.fail(f"{value!r}: expected a duration such as 50s or 2m", param, ctx)
+        return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
+
+
+@click.command(epilog=EPILOG)
+@click.option("--app", help="Your handlers: a module, or a path to a .py file [HOOKD_APP].")
+@click.option("--concurrency", type=int, help="Handlers that run at once [HOOKD_CONCURRENCY].")
+@click.option("--once", "is_once", is_flag=True, help="Drain what is due now, then end: for cron or a systemd timer.")
+@click.option(
+    "--for", "for_seconds", type=Seconds(), default=50.0, show_default="50s", help="With --once: at most so long."
+)
+@click.option("--lifeline-fd", type=int, hidden=True)
+def command(
+    app: str | None, concurrency: int | None, is_once: bool, for_seconds: float, lifeline_fd: int | None
+) -> None:
+    """Run the scheduled processor: claim what is due, run your handlers, settle.
+
+    SIGTERM or Ctrl-C: running handlers may end, the rest is handed back. With --once one summary line is printed; exit
+    code 1 when the database is away.
+    """
+    configuration = configure(app=app, concurrency=concurrency)
+    app = configuration.processor.app
+    if app is None:
+        raise click.UsageError("no app: name your handlers with --app or HOOKD_APP (hookd up has a demo built in)")
+    try:
+        dispatch = apps.load(app)
+    except apps.AppError as error:
+        raise click.UsageError(str(error)) from None
+    lifeline = Lifeline(lifeline_fd) if lifeline_fd is not None else None
+    with database_of(configuration.common) as database:
+        code = uvloop.run(_work(configuration, database, dispatch, app, for_seconds if is_once else None, lifeline))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # without waiting for threads: a handler that hangs in one cannot be cancelled
+
+
+async def _work(
+    configuration: Configuration,
+    database: Database,
+    dispatch: Dispatch,
+    app: str,
+    for_seconds: float | None,
+    lifeline: Lifeline | None,
+) -> int:
+    if for_seconds is None:
+        return await run(configuration.common, configuration.processor, database, dispatch, app, lifeline)
+    code, summary = await once(configuration.common, configuration.processor, database, dispatch, app, for_seconds)
+    click.echo(" ".join(f"{name}={value}" for name, value in summary.items()))
+    return code

@@ -1,0 +1,233 @@
+"""The processor's process: its parts put together, its signals, its end."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from structlog import get_logger
+
+from chassis import metrics
+from chassis.database import Database, DatabaseError, Unavailable
+from chassis.lifeline import Lifeline
+from chassis.settings import CommonSettings
+from processor.dispatch import Dispatch
+from processor.drain import Drain
+from processor.lease import Leases
+from processor.maintenance import Maintenance
+from processor.outcome import Ending
+from processor.schedule import MAINTENANCE_SECONDS, Schedule
+from processor.settings import ProcessorSettings
+from processor.store import Claimed, Store, listen
+from processor.suspects import Suspects
+from processor.tally import Tally
+from processor.workers import Cut
+
+SUMMARY_SECONDS = 10.0
+IDLE_LOOK_SECONDS = 0.02
+
+log = get_logger()
+
+
+class Parts:
+    """A processor's parts, each handed what it needs."""
+
+    def __init__(self, settings: ProcessorSettings, database: Database, dispatch: Dispatch, app: str) -> None:
+        self.registry = metrics.CollectorRegistry()
+        self.folded = metrics.Folded()
+        self.tally = Tally(self.registry, self.folded)
+        self.store = Store(database, f"{socket.gethostname()} {os.getpid()}", lease_seconds=settings.lease_seconds)
+        self.leases = Leases(database, lease_seconds=settings.lease_seconds, lost=self._lose)
+        self.suspects = Suspects(
+            app,
+            timeout_seconds=settings.handler_timeout_seconds,
+            body=lambda claimed: self.store.body(claimed.id),
+            conclude=self._conclude,
+        )
+        self.drain = Drain(self.store, self.leases, dispatch, self.suspects, self.tally, settings)
+        self.maintenance = Maintenance(self.store, retention_days=settings.retention_days)
+        workers, leases = self.drain.workers, self.leases
+        self.tally.watch("hookd_running", "Handlers that run", lambda: workers.running)
+        self.tally.watch("hookd_held", "Rows this process holds", lambda: len(leases))
+        self.tally.watch(
+            "hookd_lag_seconds", "How long the oldest due event waited for a claim", lambda: self.drain.lag_seconds
+        )
+
+    def _lose(self, claimed: Sequence[Claimed]) -> None:
+        self.drain.lose(claimed)
+
+    def _conclude(self, claimed: Claimed, ending: Ending | Cut) -> None:
+        self.drain.conclude(claimed, ending)
+
+    @asynccontextmanager
+    async def at_work(self, *others: Awaitable[None]) -> AsyncIterator[None]:
+        """Claiming, running, settling, renewing, and `others` beside, until the block ends."""
+        self.leases.start()
+        async with asyncio.TaskGroup() as group:
+            self.drain.workers.start(group)
+            tasks = [
+                group.create_task(_run(work))
+                for work in (
+                    self.drain.keep_claiming(),
+                    self.drain.keep_settling(),
+                    self.drain.keep_watch(),
+                    self.suspects.keep_trying(),
+                    *others,
+                )
+            ]
+            try:
+                yield
+            finally:
+                self.leases.end()
+                for task in (*tasks, *(worker.task for worker in self.drain.workers.workers)):
+                    if task is not None:
+                        task.cancel()
+
+
+async def run(
+    common: CommonSettings,
+    settings: ProcessorSettings,
+    database: Database,
+    dispatch: Dispatch,
+    app: str,
+    lifeline: Lifeline | None = None,
+) -> int:
+    """Process until SIGTERM or SIGINT; the exit code.
+
+    Raises DatabaseError for a database that cannot be used as it is.
+    """
+    parts = Parts(settings, database, dispatch, app)
+    await _until_reachable(parts.store)
+    await _know_counted_sources(parts)
+    _serve_metrics(common, parts.registry)
+    stop = _stop_signal()
+    schedule = Schedule(poll_seconds=settings.poll_seconds, drain=parts.drain.ring, maintain=parts.maintenance.ring)
+    others = (
+        parts.maintenance.keep_up(),
+        listen(database, parts.drain.ring),
+        _summarize(parts.tally),
+        _until_alone(lifeline, stop),
+        _until_stuck(parts.drain, stop),
+    )
+    async with parts.at_work(*others):
+        schedule.start()
+        log.info("processor.started", app=app, handlers=len(dispatch.handlers), concurrency=settings.concurrency)
+        await stop.wait()
+        schedule.stop()
+        log.info("processor.stopping", running=parts.drain.workers.running, grace_seconds=common.grace_seconds)
+        await parts.drain.stop(0 if parts.drain.stuck.is_set() else common.grace_seconds)
+    parts.tally.summarize()
+    await parts.store.close()
+    log.info("processor.stopped")
+    return 1 if parts.drain.stuck.is_set() else 0
+
+
+async def once(
+    common: CommonSettings,
+    settings: ProcessorSettings,
+    database: Database,
+    dispatch: Dispatch,
+    app: str,
+    for_seconds: float,
+) -> tuple[int, dict[str, object]]:
+    """Drain what is due now, for `for_seconds` at most. Returns the exit code and the summary. Raises Unavailable."""
+    parts = Parts(settings, database, dispatch, app)
+    await parts.store.check()
+    if not await parts.store.only_drain():
+        return 0, {"skipped": "another hookd processor --once is at work"}
+    await _know_counted_sources(parts)
+    began, stop = time.monotonic(), _stop_signal()
+    parts.drain.due_until = await parts.store.now()
+    async with parts.at_work():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(for_seconds):
+                await _until_drained(parts, stop)
+        await parts.drain.stop(common.grace_seconds)
+    since = await parts.store.seconds_since_maintenance()
+    if since is None or since > MAINTENANCE_SECONDS:
+        await parts.maintenance.run()
+    left = await parts.store.seconds_until_due()
+    await parts.store.close()
+    kinds = ("processed", "failed", "retried", "handed_back")
+    summary: dict[str, object] = {kind: parts.tally.total.get(kind, 0) for kind in kinds}
+    summary |= {"seconds": round(time.monotonic() - began, 2), "left_due": left is not None and left <= 0}
+    return 0, summary
+
+
+async def _until_drained(parts: Parts, stop: asyncio.Event) -> None:
+    """Nothing that was due at the start is waiting or held. Raises Unavailable when the database leaves."""
+    while not stop.is_set():
+        if parts.drain.failure is not None:
+            raise parts.drain.failure
+        if parts.drain.exhausted and parts.drain.idle:
+            return
+        await asyncio.sleep(IDLE_LOOK_SECONDS)
+
+
+async def _until_reachable(store: Store) -> None:
+    told = False
+    while True:
+        try:
+            return await store.check()
+        except DatabaseError:
+            raise
+        except Unavailable as error:
+            if not told:
+                log.error("database.lost", reason=str(error))
+            told = True
+            await asyncio.sleep(1.0)
+
+
+async def _know_counted_sources(parts: Parts) -> None:
+    for name in await parts.store.counted_sources():
+        parts.folded(name)
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; the second one ends the process as it stands, and its leases run out."""
+    stop = asyncio.Event()
+
+    def ring() -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, ring)
+    return stop
+
+
+async def _run(work: Awaitable[None]) -> None:
+    await work
+
+
+async def _summarize(tally: Tally) -> None:
+    while True:
+        await asyncio.sleep(SUMMARY_SECONDS)
+        tally.summarize()
+
+
+async def _until_alone(lifeline: Lifeline | None, stop: asyncio.Event) -> None:
+    if lifeline is not None:
+        await lifeline.watch()
+        stop.set()
+
+
+async def _until_stuck(drain: Drain, stop: asyncio.Event) -> None:
+    await drain.stuck.wait()
+    log.error(
+        "processor.stuck", hint="too many threads are over their time-out: handing the rest over, to be started again"
+    )
+    stop.set()
+
+
+def _serve_metrics(common: CommonSettings, registry: metrics.CollectorRegistry) -> None:
+    if not common.metrics_port:
+        return
+    try:
+        metrics.serve(common.metrics_port, registry)
+    except OSError as error:  # metrics are no reason not to process
+        log.warning("metrics.unavailable", port=common.metrics_port, reason=str(error))

@@ -1,0 +1,311 @@
+"""Drain: claim → run → settle → count."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from datetime import datetime
+
+from structlog import get_logger
+
+from chassis.database import Unavailable
+from processor.dispatch import Dispatch
+from processor.event import Event
+from processor.lease import Leases
+from processor.outcome import Ending, Outcome, conclude, gave_up, handed_back, unhandled
+from processor.room import Room
+from processor.settings import ProcessorSettings
+from processor.store import Claimed, Settlement, Store
+from processor.suspects import Suspects
+from processor.tally import Tally
+from processor.workers import Cut, Worker, Workers
+
+CLAIM_ROWS_MAX = 1000  # claims of 250 to 500 drain a third slower
+SETTLE_ROWS_MAX = 1000
+UNSETTLED_MAX = 4000  # results that wait for the database before nothing more is started
+SUSPECT_ATTEMPTS = 3  # its holder died twice: from the third try on it runs alone
+WATCH_SECONDS = 0.1
+
+log = get_logger()
+
+
+class Drain:
+    """Takes what is due until told to stop; `ring` wakes it."""
+
+    def __init__(
+        self,
+        store: Store,
+        leases: Leases,
+        dispatch: Dispatch,
+        suspects: Suspects,
+        tally: Tally,
+        settings: ProcessorSettings,
+    ) -> None:
+        self._store = store
+        self._leases = leases
+        self._dispatch = dispatch
+        self._suspects = suspects
+        self._tally = tally
+        self._settings = settings
+        self.workers = Workers(settings.concurrency, self._perform)
+        self._bell = asyncio.Event()
+        self._room = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._unsettled: list[Settlement] = []
+        self._settling: list[Settlement] = []
+        self._body_room = Room(settings.held_bytes_max)
+        self._pace = Pace(settings.concurrency, settings.lease_seconds / 3)
+        self.stopping = False
+        self.due_until: datetime | None = None
+        self.lag_seconds = 0.0
+        self.exhausted = False  # the last claim found nothing due
+        self.failure: Unavailable | None = None  # the last claim's
+        self.stuck = asyncio.Event()
+
+    def ring(self) -> None:
+        """There may be something due."""
+        self._bell.set()
+
+    async def claim(self) -> int:
+        """Hold what is due and fits, and hand it to the workers; how many rows that was."""
+        wanted = self._pace.rows(self.workers.started) - self.workers.queued
+        claimed = await self._store.claim(wanted, self._body_room.free, self.due_until, time.monotonic)
+        if not claimed:
+            return 0
+        if self.stopping:
+            for each in claimed:
+                self._finish(each, handed_back(each.row["claims"]))
+            return 0
+        self._leases.hold(claimed)
+        self._body_room.take(sum(map(_inline_bytes, claimed)))
+        ordinary = [each for each in claimed if not self._is_special(each)]
+        for special in claimed if len(ordinary) < len(claimed) else ():
+            if special.row["attempts"] > self._settings.attempts_max:
+                self._finish(special, gave_up(special.row["attempts"]))
+            elif self._is_special(special):
+                self._suspects.put(special)
+        self.workers.put(ordinary)
+        return len(claimed)
+
+    def _is_special(self, claimed: Claimed) -> bool:
+        row = claimed.row
+        attempts: int = row["attempts"]
+        return attempts > self._settings.attempts_max or (bool(row["died"]) and attempts >= SUSPECT_ATTEMPTS)
+
+    async def keep_claiming(self) -> None:
+        """Claim while there is something due and room for it; never returns."""
+        while True:
+            await self._until_room()
+            self._bell.clear()
+            wait = await self._claim_or_wait()
+            if wait > 0:
+                await self._rung_within(wait)
+
+    async def _claim_or_wait(self) -> float:
+        """Claim once; seconds to wait before the next time."""
+        try:
+            count = await self.claim()
+            self.exhausted = not count
+            wait = 0.0 if count else await self._seconds_until_due()
+        except Unavailable as error:
+            if self.failure is None:
+                log.error("database.lost", reason=str(error))
+            self.failure = error
+            return self._settings.poll_seconds
+        if self.failure is not None:
+            log.warning("database.back")
+        self.failure = None
+        return wait
+
+    async def _until_room(self) -> None:
+        while self.stopping or self.workers.queued > self._pace.target // 2 or len(self._unsettled) > UNSETTLED_MAX:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _seconds_until_due(self) -> float:
+        """How long to sleep: by our own monotonic clock, for the schedule rings by the wall clock, which may be set."""
+        due_in = await self._store.seconds_until_due()
+        self.lag_seconds = max(-(due_in or 0.0), 0.0)
+        longest = 5 * self._settings.poll_seconds
+        # An overdue row that a claim did not take is locked by somebody: soon, not at once.
+        return min(max(due_in, 0.05), longest) if due_in is not None else longest
+
+    async def _rung_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._bell.wait()
+
+    async def _perform(self, worker: Worker, claimed: Claimed) -> None:
+        """One event, from its start to its outcome."""
+        if self.workers.queued <= self._pace.target // 2:
+            self._room.set()
+        if claimed.lost:
+            self._drop(claimed)
+            return
+        row = claimed.row
+        handler = self._dispatch.find(row["source"], row["event_type"])
+        if handler is None:
+            self._finish(claimed, self._unhandled(claimed))
+            return
+        body = row["payload"]
+        if body is None:
+            try:
+                body = await self._fetch(claimed)
+            except Unavailable:
+                self._finish(claimed, handed_back(row["claims"], 1.0))
+                return
+        try:
+            ending = await worker.run(handler, Event(row, body), claimed)
+        finally:
+            if row["payload"] is None:
+                self._body_room.give_back(row["bytes"])
+        self.conclude(claimed, ending)
+
+    def conclude(self, claimed: Claimed, ending: Ending | Cut) -> None:
+        """Turn a run's end into what the settle writes."""
+        if ending == "lost" or claimed.lost:
+            self._drop(claimed)
+        elif ending == "stopping":
+            self._finish(claimed, handed_back(claimed.row["claims"]))
+        else:
+            assert isinstance(ending, Ending)
+            self._finish(claimed, conclude(ending, claimed.row["attempts"], self._settings.attempts_max))
+
+    def _unhandled(self, claimed: Claimed) -> Outcome:
+        row = claimed.row
+        return unhandled(
+            row["source"],
+            row["event_type"],
+            row["claims"],
+            row["age_seconds"],
+            source_is_known=self._dispatch.knows(row["source"]),
+            kept_seconds=self._settings.unhandled_seconds,
+        )
+
+    def _finish(self, claimed: Claimed, outcome: Outcome) -> None:
+        noted = outcome.attempted and (outcome.status != "processed" or self._settings.record_attempts == "all")
+        self._unsettled.append(Settlement(claimed, outcome, noted, self._tally.folded(claimed.row["source"])))
+        self._ended.set()
+
+    def _drop(self, claimed: Claimed) -> None:
+        """Its lease was lost: somebody else has it, whatever came of it here."""
+        self._body_room.give_back(_inline_bytes(claimed))
+
+    async def _fetch(self, claimed: Claimed) -> bytes:
+        """A body that did not come with the claim, once there is room for it."""
+        size = claimed.row["bytes"]
+        await self._body_room.wait_for(size)
+        try:
+            return await self._store.body(claimed.id)
+        except BaseException:
+            self._body_room.give_back(size)
+            raise
+
+    async def settle(self) -> int:
+        """Write what has ended, up to a batch; how many rows the fence let through."""
+        batch, self._unsettled = self._unsettled[:SETTLE_ROWS_MAX], self._unsettled[SETTLE_ROWS_MAX:]
+        self._settling = batch
+        try:
+            held = [each for each in batch if not each.claimed.lost]
+            settled = await self._store.settle(held) if held else set()
+        except Unavailable:
+            self._unsettled = batch + self._unsettled
+            raise
+        finally:
+            self._settling = []
+        self._leases.let_go(each.claimed for each in batch)
+        for each in batch:
+            self._body_room.give_back(_inline_bytes(each.claimed))
+            if each.claimed.id in settled:
+                self._tally.settled(each.claimed, each.outcome)
+        if len(self._unsettled) <= UNSETTLED_MAX:
+            self._room.set()
+        return len(settled)
+
+    async def keep_settling(self) -> None:
+        """Settle whenever something has ended; never returns."""
+        while True:
+            await self._ended.wait()
+            self._ended.clear()
+            while self._unsettled:
+                try:
+                    await self.settle()
+                except Unavailable as error:
+                    log.error("settle.delayed", rows=len(self._unsettled), reason=str(error))
+                    await asyncio.sleep(self._settings.poll_seconds)
+
+    async def keep_watch(self) -> None:
+        """Cut off what is over its time; never returns."""
+        while True:
+            await asyncio.sleep(min(WATCH_SECONDS, self._settings.handler_timeout_seconds / 4))
+            overdue = self.workers.overdue(self._settings.handler_timeout_seconds)
+            for worker in overdue:
+                if worker.in_thread and worker.cut is None and worker.claimed is not None:
+                    log.error("thread.stuck", id=str(worker.claimed.id), hint="a def handler cannot be cancelled")
+                worker.cut_off("timeout")
+            if sum(worker.in_thread for worker in overdue) >= self._settings.stuck_threads_max:
+                self.stuck.set()
+
+    def lose(self, claimed: Sequence[Claimed]) -> None:
+        """These leases are gone: cut their runs off, drop their results."""
+        gone = {each.id for each in claimed}
+        for worker in self.workers.workers:
+            if worker.claimed is not None and worker.claimed.id in gone:
+                worker.cut_off("lost")
+        self._suspects.lose(gone)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is held here."""
+        return not (
+            len(self._leases) or self.workers.queued or self.workers.running or self._unsettled or self._settling
+        )
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Claim no more; give running handlers their grace, hand the rest back, and settle."""
+        self.stopping = True
+        for claimed in [*self.workers.take_back(), *self._suspects.take_back()]:
+            self._finish(claimed, handed_back(claimed.row["claims"]))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                while self.workers.running or self._suspects.running:  # noqa: ASYNC110 - of 64, whoever comes last
+                    await asyncio.sleep(0.02)
+        self._suspects.kill()
+        for worker in self.workers.workers:
+            if worker.claimed is not None and worker.in_thread and not worker.claimed.lost:
+                self._finish(worker.claimed, handed_back(worker.claimed.row["claims"]))
+            elif worker.claimed is not None:
+                worker.cut_off("stopping")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5.0):
+                while (  # noqa: ASYNC110 - as above
+                    self._unsettled
+                    or self._settling
+                    or any(w.claimed and not w.in_thread for w in self.workers.workers)
+                ):
+                    await asyncio.sleep(0.01)
+
+
+class Pace:
+    """How many rows to hold: what can start within `horizon_seconds` at the pace seen lately."""
+
+    def __init__(self, least: int, horizon_seconds: float) -> None:
+        self._least = min(least, CLAIM_ROWS_MAX)
+        self._horizon_seconds = horizon_seconds
+        self._seen_at = time.monotonic()
+        self._seen = 0
+        self._per_second = 0.0
+        self.target = self._least
+
+    def rows(self, started: int) -> int:
+        now = time.monotonic()
+        elapsed = now - self._seen_at
+        if elapsed > 0.001:
+            self._per_second = (self._per_second + (started - self._seen) / elapsed) / 2
+            self._seen_at, self._seen = now, started
+        self.target = min(max(int(self._per_second * self._horizon_seconds), self._least), CLAIM_ROWS_MAX)
+        return self.target
+
+
+def _inline_bytes(claimed: Claimed) -> int:
+    return claimed.row["bytes"] if claimed.row["payload"] is not None else 0

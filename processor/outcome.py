@@ -1,0 +1,107 @@
+"""What becomes of an event when its run has ended. Pure: decided here, done by the store."""
+
+import random
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from processor.handlers import Reject, Retry
+from protocol import storable
+
+# Waits before each attempt, in seconds: three quick tries for a hiccup, then three days in all, for an outage over a
+# weekend. (Standard Webhooks' own schedule, spec/standard-webhooks.md, "Deliverability and reliability".)
+WAITS = (0, 5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
+JITTER = 0.2
+RETRY_SECONDS_MAX = 7 * 86_400.0
+HANDED_BACK_SECONDS = 30.0  # until a processor that has the handler looks again
+CLAIMS_MAX = 100  # after so many claims a hand-over no longer gives the attempt back: nothing loops for ever
+DIED = "the processor died while handling it"
+
+Jitter: TypeAlias = Callable[[float, float], float]
+
+
+class Outcome(NamedTuple):
+    """What the settle writes. `delay` in seconds, for a row that stays new; `refund`: attempts given back."""
+
+    status: Literal["new", "processed", "failed"]
+    reason: str | None = None
+    delay: float = 0.0
+    refund: int = 0
+    traceback: str | None = None
+    attempted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended, in words that cross a process's border."""
+
+    kind: Literal["returned", "raised", "retry", "reject", "died"]
+    line: str = ""
+    traceback: str = ""
+    after: float | None = None
+
+
+PROCESSED = Outcome("processed")
+RETURNED = Ending("returned")
+HOLDER_DIED = Ending("died", DIED)
+
+
+def ended_with(error: BaseException) -> Ending:
+    """The ending of a run that raised."""
+    if isinstance(error, Retry):
+        return Ending("retry", str(error) or "asked for another attempt", after=error.after)
+    if isinstance(error, Reject):
+        return Ending("reject", str(error) or "rejected by its handler")
+    line = traceback.format_exception_only(error)[-1].strip()
+    return Ending("raised", line, "".join(traceback.format_exception(error)))
+
+
+def timed_out(seconds: float) -> Ending:
+    return Ending("raised", f"timed out after {seconds:g} s")
+
+
+def conclude(ending: Ending, attempts: int, attempts_max: int, jitter: Jitter = random.uniform) -> Outcome:
+    """What becomes of an event whose attempt number `attempts` ended so."""
+    if ending is RETURNED or ending.kind == "returned":
+        return PROCESSED
+    line = storable.text(ending.line, storable.REASON_CHARACTERS_MAX)
+    trace = storable.text(ending.traceback, storable.TRACEBACK_CHARACTERS_MAX) or None
+    if ending.kind == "reject":
+        return Outcome("failed", line, traceback=trace)
+    if attempts >= attempts_max:
+        return Outcome("failed", _reason(f"gave up after {attempts} attempts: {line}"), traceback=trace)
+    if ending.after is not None:
+        return Outcome("new", line, min(ending.after, RETRY_SECONDS_MAX), traceback=trace)
+    return Outcome("new", line, back_off(attempts, jitter), traceback=trace)
+
+
+def back_off(attempts: int, jitter: Jitter = random.uniform) -> float:
+    """Seconds to wait before the next attempt, when `attempts` have been made."""
+    return WAITS[min(attempts, len(WAITS) - 1)] * jitter(1 - JITTER, 1 + JITTER)
+
+
+def gave_up(attempts: int) -> Outcome:
+    """Claimed once more than there are attempts: its holder died on the last. Nothing is run."""
+    made = attempts - 1
+    return Outcome("failed", f"gave up after {made} attempts: {DIED}", refund=1)
+
+
+def handed_back(claims: int, delay: float = 0.0) -> Outcome:
+    """Not run, or cut off by a shutdown: another process may have it, and the attempt does not count."""
+    return Outcome("new", None, delay, refund=1 if claims < CLAIMS_MAX else 0, attempted=False)
+
+
+def unhandled(
+    source: str, event_type: str | None, claims: int, age_seconds: float, *, source_is_known: bool, kept_seconds: float
+) -> Outcome:
+    """No handler takes it: not this type, or not this source (perhaps another processor's newer app does)."""
+    if source_is_known:
+        return Outcome("processed", _reason(f"ignored: no handler for event type {event_type!r}"), attempted=False)
+    if age_seconds < kept_seconds:
+        return handed_back(claims, HANDED_BACK_SECONDS)
+    return Outcome("failed", _reason(f"no handler for source {source!r}"), attempted=False)
+
+
+def _reason(text: str) -> str:
+    return storable.text(text, storable.REASON_CHARACTERS_MAX)

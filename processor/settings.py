@@ -1,0 +1,45 @@
+"""The processor's settings."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from chassis.settings import Settings
+
+MIB = 1024 * 1024
+
+
+class ProcessorSettings(Settings):
+    """What `hookd processor` reads."""
+
+    app: str | None = Field(default=None, description="your handlers: a module, or a path to a .py file")
+    concurrency: int = Field(default=64, ge=1, le=1000, description="handlers that run at once")
+    handler_timeout_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=86_400,
+        description="an async handler is cancelled then; a thread's run counts as failed when it ends",
+    )
+    lease_seconds: float = Field(
+        default=60.0, ge=1, le=3600, description="a row of a process that died is taken again after that"
+    )
+    poll_seconds: float = Field(default=1.0, gt=0, le=3600, description="how often to look without a hint")
+    attempts_max: int = Field(default=10, ge=1, le=100, description="runs of a handler before an event has failed")
+    unhandled_seconds: float = Field(
+        default=600.0,
+        ge=0,
+        description="how long an event no handler wants is kept for a processor that has one (a rolling deploy)",
+    )
+    stuck_threads_max: int = Field(
+        default=16, ge=1, description="threads over their time-out before the process hands its rest over and restarts"
+    )
+    held_bytes_max: int = Field(default=64 * MIB, ge=MIB, description="bodies in memory at once")
+    retention_days: int = Field(
+        default=30,
+        ge=5,
+        le=3650,
+        description="older days are dropped once their events are settled; at least 5: a chain of retries takes 76 h",
+    )
+    record_attempts: Literal["failed", "all"] = Field(
+        default="failed", description="attempts that get a row in hookd.attempts"
+    )

@@ -1,0 +1,385 @@
+"""The processor's side of the table: claim, renew, settle; each one short statement, sent twice without harm."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from structlog import get_logger
+
+from chassis.database import (
+    DATA_ERRORS,
+    Connection,
+    Database,
+    DatabaseError,
+    Link,
+    Unavailable,
+    check_revision,
+)
+from processor.outcome import DIED, Outcome
+
+REVISION_NEEDED = "0001"
+CHANNEL = "hookd"
+STATEMENT_SECONDS = 10.0
+HEALTH_SECONDS, HEALTH_TIMEOUT_SECONDS = 5.0, 2.0
+BODY_INLINE_BYTES_MAX = 64 * 1024  # a larger body is fetched when its handler starts
+
+# Every statement here is an index probe. A plan made while tomorrow's partition was analysed and empty would else turn
+# midnight into table scans, once per row.
+PLANNER = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+    "statement_timeout": "30s",
+    "lock_timeout": "10s",
+}
+
+log = get_logger()
+
+# ruff: noqa: S608 - what is formatted into SQL here are constants of ours
+CLAIM = f"""
+WITH due AS MATERIALIZED (
+  SELECT id, due_at, octet_length(payload) AS bytes, (held_by IS NOT NULL OR reason = '{DIED}') IS TRUE AS died
+    FROM hookd.events
+   WHERE status = 'new' AND due_at <= LEAST(now(), $5::timestamptz) -- a null $5 counts for nothing
+   ORDER BY due_at
+   LIMIT $1
+     FOR UPDATE SKIP LOCKED),
+fit AS MATERIALIZED (
+  SELECT id, died, bytes
+    FROM (SELECT id, died, bytes, row_number() OVER w AS n,
+                 sum(CASE WHEN bytes <= {BODY_INLINE_BYTES_MAX} THEN bytes ELSE 0 END) OVER w AS upto
+            FROM due WINDOW w AS (ORDER BY due_at, id ROWS UNBOUNDED PRECEDING)) s
+   WHERE n = 1 OR upto <= $2)
+UPDATE hookd.events e
+   SET due_at = now() + make_interval(secs => $3), attempts = e.attempts + 1, claims = e.claims + 1, held_by = $4
+  FROM fit
+ WHERE e.id = fit.id
+RETURNING e.id, e.claims, e.attempts, fit.died, fit.bytes, e.source, e.event_type, e.delivery_id, e.received_at,
+          extract(epoch FROM now() - e.received_at)::float8 AS age_seconds, e.method, e.target, e.headers,
+          CASE WHEN fit.bytes <= {BODY_INLINE_BYTES_MAX} THEN e.payload END AS payload
+"""
+
+# SKIP LOCKED: a settle that is on its way in another order would be a deadlock.
+RENEW = """
+WITH mine AS MATERIALIZED (
+  SELECT e.id
+    FROM unnest($1::uuid[], $2::int[]) AS h(id, claims)
+    JOIN hookd.events e ON e.id = h.id AND e.claims = h.claims
+   WHERE e.id = ANY($1) AND e.status = 'new' AND e.held_by IS NOT NULL
+     FOR UPDATE OF e SKIP LOCKED)
+UPDATE hookd.events e
+   SET due_at = now() + make_interval(secs => $3)
+  FROM mine
+ WHERE e.id = mine.id AND e.id = ANY($1)
+RETURNING e.id
+"""
+
+# The fence: id, claims, held_by, status. A settle that is sent twice, after a replay or too late finds no row.
+SETTLE = """
+WITH result AS (
+  SELECT *
+    FROM unnest($1::uuid[], $2::int[], $3::text[], $4::float8[], $5::int[], $6::text[], $7::text[], $8::bool[],
+                $9::text[])
+         AS r(id, claims, status, delay, refund, reason, traceback, noted, label)),
+mine AS MATERIALIZED (
+  SELECT r.*
+    FROM result r
+    JOIN hookd.events e ON e.id = r.id AND e.claims = r.claims
+   WHERE e.id = ANY($1) AND e.status = 'new' AND e.held_by IS NOT NULL
+   ORDER BY e.id
+     FOR UPDATE OF e),
+settled AS (
+  UPDATE hookd.events e
+     SET status = m.status,
+         held_by = NULL,
+         reason = m.reason,
+         attempts = e.attempts - m.refund,
+         due_at = CASE m.status WHEN 'new' THEN now() + make_interval(secs => m.delay) ELSE e.due_at END,
+         finished_at = CASE m.status WHEN 'new' THEN NULL ELSE now() END
+    FROM mine m
+   WHERE e.id = m.id AND e.id = ANY($1)
+  RETURNING e.id, e.claims, e.attempts + m.refund AS attempt, e.status, e.received_at, m.reason, m.traceback, m.noted,
+            m.label),
+noted AS (
+  INSERT INTO hookd.attempts (event_id, claim, attempt, error, traceback)
+  SELECT id, claims, attempt, reason, traceback FROM settled WHERE noted),
+counted AS (
+  INSERT INTO hookd.counts AS c (day, source, status, events)
+  SELECT (received_at AT TIME ZONE 'UTC')::date AS day, label, status, count(*)
+    FROM settled
+   WHERE status <> 'new'
+   GROUP BY 1, 2, 3
+   ORDER BY 1, 2, 3
+  ON CONFLICT (day, source, status) DO UPDATE SET events = c.events + excluded.events)
+SELECT id FROM settled
+"""
+
+FORGET = """
+WITH old AS (SELECT source, key FROM hookd.deliveries WHERE expires_at < now() ORDER BY expires_at LIMIT $1),
+gone AS (DELETE FROM hookd.deliveries d USING old WHERE d.source = old.source AND d.key = old.key RETURNING 1)
+SELECT count(*)::int FROM gone
+"""
+
+NEXT_DUE = """
+SELECT extract(epoch FROM due_at - now())::float8
+  FROM hookd.events
+ WHERE status = 'new' AND due_at < 'infinity'
+ ORDER BY due_at
+ LIMIT 1
+"""
+
+
+@dataclass(slots=True, eq=False)
+class Claimed:
+    """A row this process holds. `lease_until` is in the monotonic clock."""
+
+    row: Any
+    lease_until: float
+    missed_renewals: int = 0
+    lost: bool = False
+
+    @property
+    def id(self) -> UUID:
+        value: UUID = self.row["id"]
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the settle is to write for a claimed row; `label`: the source's name in the counters."""
+
+    claimed: Claimed
+    outcome: Outcome
+    noted: bool
+    label: str
+
+
+class Store:
+    """Three connections: one claims, one settles, one is for everything that may wait."""
+
+    def __init__(self, database: Database, holder: str, *, lease_seconds: float) -> None:
+        self._holder = holder
+        self._lease_seconds = lease_seconds
+        self._claiming = Link(database, "processor claim", settings=PLANNER, greet=greet)
+        self._settling = Link(database, "processor settle", settings=PLANNER, greet=greet)
+        self._side = Link(database, "processor side", settings=PLANNER, greet=greet)
+
+    async def check(self) -> None:
+        """Raise DatabaseError for a database that cannot be used as it is, Unavailable for one that is away."""
+        await self._claiming.run(_nothing, timeout=STATEMENT_SECONDS)
+
+    async def now(self) -> datetime:
+        """The database's clock."""
+        value: datetime = await self._side.run(
+            lambda connection: connection.fetchval("SELECT now()"), timeout=STATEMENT_SECONDS
+        )
+        return value
+
+    async def only_drain(self) -> bool:
+        """Whether no other `--once` drains; it is so until this process ends or its connection does."""
+        mine: bool = await self._claiming.run(
+            lambda connection: connection.fetchval("SELECT pg_try_advisory_lock(hashtext('hookd.once'))"),
+            timeout=STATEMENT_SECONDS,
+        )
+        return mine
+
+    async def claim(
+        self, rows_max: int, bytes_max: int, due_until: datetime | None, clock: Callable[[], float]
+    ) -> list[Claimed]:
+        """Hold what is due, oldest first; of bodies that come along `bytes_max` at most, but always one row."""
+        lease_until = clock() + self._lease_seconds
+        arguments = (rows_max, bytes_max, self._lease_seconds, self._holder, due_until)
+        records = await self._claiming.run(
+            lambda connection: connection.fetch(CLAIM, *arguments), timeout=STATEMENT_SECONDS
+        )
+        return [Claimed(record, lease_until) for record in records]
+
+    async def seconds_until_due(self) -> float | None:
+        """Until the next row is due, negative when one is overdue; None when nothing waits."""
+        value: float | None = await self._claiming.run(
+            lambda connection: connection.fetchval(NEXT_DUE), timeout=STATEMENT_SECONDS
+        )
+        return value
+
+    async def body(self, event_id: UUID) -> bytes:
+        """The body of a row whose body did not come with the claim."""
+        value: bytes = await self._side.run(
+            lambda connection: connection.fetchval("SELECT payload FROM hookd.events WHERE id = $1", event_id),
+            timeout=3 * STATEMENT_SECONDS,
+        )
+        return value
+
+    async def settle(self, settlements: Sequence[Settlement]) -> set[UUID]:
+        """Write the outcomes; returns the ids that the fence let through. Raises Unavailable."""
+        try:
+            return await self._settling.run(
+                lambda connection: _settle(connection, settlements), timeout=STATEMENT_SECONDS
+            )
+        except DATA_ERRORS as error:
+            if len(settlements) == 1:
+                return await self._settle_unrecordable(settlements[0], error)
+            middle = len(settlements) // 2
+            return await self.settle(settlements[:middle]) | await self.settle(settlements[middle:])
+
+    async def _settle_unrecordable(self, settlement: Settlement, error: Exception) -> set[UUID]:
+        log.error("event.unrecordable", id=str(settlement.claimed.id), reason=str(error))
+        outcome = Outcome("failed", f"could not be recorded: {type(error).__name__}")
+        plain = Settlement(settlement.claimed, outcome, False, settlement.label)
+        return await self._settling.run(lambda connection: _settle(connection, [plain]), timeout=STATEMENT_SECONDS)
+
+    # Maintenance: each call is one short transaction under a try-lock, so that of many processors one does it.
+
+    async def days(self) -> list[date]:
+        """The UTC days that have a partition."""
+        return await self._column("SELECT day FROM hookd.days()")
+
+    async def today(self) -> date:
+        """The current UTC day by the database's clock."""
+        (day,) = await self._column("SELECT (now() AT TIME ZONE 'UTC')::date")
+        assert isinstance(day, date)
+        return day
+
+    async def add_day(self, day: date) -> bool | None:
+        """True: made; False: it was there; None: somebody else is at it, or holds a lock."""
+        done: bool | None = await self._under_lock("SELECT hookd.add_day($1)", day)
+        return done
+
+    async def drop_day(self, day: date) -> str | None:
+        """`dropped`, `kept` (an event is still new), `absent`; None: somebody holds a lock."""
+        done: str | None = await self._under_lock("SELECT hookd.drop_day($1)", day)
+        return done
+
+    async def forget_deliveries(self, rows_max: int) -> int | None:
+        """Delete expired delivery keys, `rows_max` at most; how many there were."""
+        done: int | None = await self._under_lock(
+            FORGET,
+            rows_max,
+        )
+        return done
+
+    async def step_succeeded(self, step: str, detail: str) -> None:
+        """Note the time of a maintenance step's success."""
+        await self._column(
+            "INSERT INTO hookd.maintenance AS m (step, succeeded_at, detail) VALUES ($1, now(), $2) "
+            "ON CONFLICT (step) DO UPDATE SET succeeded_at = now(), detail = excluded.detail RETURNING 1",
+            step,
+            detail,
+        )
+
+    async def seconds_since_maintenance(self) -> float | None:
+        """Since its least recent step succeeded; None: never."""
+        (value,) = await self._column(
+            "SELECT extract(epoch FROM now() - min(succeeded_at))::float8 FROM hookd.maintenance"
+        )
+        return value  # type: ignore[no-any-return]
+
+    async def counted_sources(self) -> list[str]:
+        """The names the counters know."""
+        return await self._column("SELECT DISTINCT source FROM hookd.counts ORDER BY source LIMIT 1000")
+
+    async def _column(self, sql: str, *arguments: object) -> list[Any]:
+        records = await self._side.run(lambda connection: connection.fetch(sql, *arguments), timeout=STATEMENT_SECONDS)
+        return [record[0] for record in records]
+
+    async def _under_lock(self, sql: str, argument: object) -> Any:
+        async def work(connection: Connection) -> Any:
+            async with connection.transaction():
+                if not await connection.fetchval("SELECT pg_try_advisory_xact_lock(hashtext('hookd.maintenance'))"):
+                    return None
+                return await connection.fetchval(sql, argument)
+
+        try:
+            return await self._side.run(_busy_is_none(work), timeout=STATEMENT_SECONDS)
+        except asyncpg.LockNotAvailableError:
+            return None
+
+    async def close(self) -> None:
+        for link in (self._claiming, self._settling, self._side):
+            await link.close()
+
+
+class Renewer:
+    """The connection of the thread that renews leases; it belongs to that thread's event loop."""
+
+    def __init__(self, database: Database, *, lease_seconds: float) -> None:
+        self._lease_seconds = lease_seconds
+        self._link = Link(database, "processor renew", settings=PLANNER)
+
+    async def renew(self, held: Sequence[Claimed]) -> set[UUID]:
+        """Put the leases of these rows forward; returns the ids whose lease holds. Raises Unavailable."""
+        ids, claims = [each.row["id"] for each in held], [each.row["claims"] for each in held]
+        records = await self._link.run(
+            lambda connection: connection.fetch(RENEW, ids, claims, self._lease_seconds), timeout=STATEMENT_SECONDS
+        )
+        return {record["id"] for record in records}
+
+    async def close(self) -> None:
+        await self._link.close()
+
+
+async def listen(database: Database, heard: Callable[[], None]) -> None:
+    """Call `heard` for each hint, and once after each new connection, for hints may have been missed. Never returns."""
+    while True:
+        try:
+            connection = await database.connect("processor listen")
+        except Unavailable:
+            await asyncio.sleep(1.0)
+            continue
+        try:
+            await connection.add_listener(CHANNEL, lambda *_: heard())
+            heard()
+            while True:  # asyncpg does not notice a half-open connection
+                await asyncio.sleep(HEALTH_SECONDS)
+                await connection.fetchval("SELECT 1", timeout=HEALTH_TIMEOUT_SECONDS)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            pass
+        finally:
+            connection.terminate()
+
+
+async def greet(connection: Connection) -> None:
+    await check_revision(connection, REVISION_NEEDED)
+
+
+async def _settle(connection: Connection, settlements: Sequence[Settlement]) -> set[UUID]:
+    columns = zip(*(_columns(each) for each in settlements), strict=True)
+    records = await connection.fetch(SETTLE, *map(list, columns))
+    return {record["id"] for record in records}
+
+
+def _columns(settlement: Settlement) -> tuple[object, ...]:
+    row, outcome = settlement.claimed.row, settlement.outcome
+    return (
+        row["id"],
+        row["claims"],
+        outcome.status,
+        outcome.delay,
+        outcome.refund,
+        outcome.reason,
+        outcome.traceback,
+        settlement.noted,
+        settlement.label,
+    )
+
+
+def _busy_is_none(work: Callable[[Connection], Any]) -> Callable[[Connection], Any]:
+    async def guarded(connection: Connection) -> Any:
+        with contextlib.suppress(asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            return await work(connection)
+        return None
+
+    return guarded
+
+
+async def _nothing(_: Connection) -> None:
+    return None
+
+
+__all__ = ["Claimed", "DatabaseError", "Renewer", "Settlement", "Store", "Unavailable", "listen"]

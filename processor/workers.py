@@ -1,0 +1,137 @@
+"""A fixed set of workers over one deque, and one watchdog for all their time-outs: no task and no timer per event."""
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypeAlias
+
+from processor.event import Event
+from processor.handlers import Handler
+from processor.outcome import RETURNED, Ending, ended_with, timed_out
+from processor.store import Claimed
+
+YIELD_EVERY = 100  # handlers that never wait would else keep the event loop to themselves
+WATCH_SECONDS = 0.1
+
+Cut: TypeAlias = Literal["timeout", "lost", "stopping"]
+Perform: TypeAlias = Callable[["Worker", Claimed], Awaitable[None]]
+
+
+class Worker:
+    """One of the fixed set; runs one event at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor) -> None:
+        self._loop = loop
+        self._pool = pool
+        self.task: asyncio.Task[None] | None = None
+        self.claimed: Claimed | None = None
+        self.began = 0.0
+        self.cut: Cut | None = None
+        self.in_thread = False
+
+    async def run(self, handler: Handler, event: Event, claimed: Claimed) -> Ending | Cut:
+        """How the handler's run ended; `lost` or `stopping` when it was cut off for that."""
+        self.claimed, self.began, self.cut = claimed, self._loop.time(), None
+        try:
+            if handler.is_async:
+                await handler.function(event)
+                ending = RETURNED
+            else:
+                ending = await self._run_in_thread(handler, event)
+        except asyncio.CancelledError as error:
+            if self.cut is None:
+                if self.task is not None and self.task.cancelling():
+                    raise
+                ending = ended_with(error)  # the handler cancelled itself
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever user code raises is that event's failure
+            ending = ended_with(error)
+        finally:
+            cut, self.claimed, self.cut = self.cut, None, None
+        if cut is None:
+            return ending
+        if self.task is not None:
+            while self.task.cancelling():
+                self.task.uncancel()
+        return timed_out(self._loop.time() - self.began) if cut == "timeout" else cut
+
+    async def _run_in_thread(self, handler: Handler, event: Event) -> Ending:
+        self.in_thread = True
+        try:
+            return await asyncio.shield(self._loop.run_in_executor(self._pool, call, handler, event))
+        finally:
+            self.in_thread = False
+
+    def cut_off(self, why: Cut) -> None:
+        """Cancel an `async def`; a thread cannot be cancelled: it is marked, and judged when it ends."""
+        first, self.cut = self.cut is None, self.cut or why
+        if not self.in_thread and self.task is not None and (first or why == "timeout"):
+            self.task.cancel()
+
+
+def call(handler: Handler, event: Event) -> Ending:
+    """Run a `def` handler to its end, in this thread. (A StopIteration that left it would never reach a future.)"""
+    try:
+        result = handler.function(event)
+        if inspect.iscoroutine(result):
+            result.close()
+            raise TypeError(f"{handler.name} returned a coroutine: declare it with async def")
+    except BaseException as error:  # noqa: BLE001 - whatever user code raises is that event's failure
+        return ended_with(error)
+    return RETURNED
+
+
+class Workers:
+    """`perform(worker, claimed)` is awaited for each row, by `count` workers at once at most."""
+
+    def __init__(self, count: int, perform: Perform) -> None:
+        self._perform = perform
+        self._queue: deque[Claimed] = deque()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="handler")
+        self.workers = [Worker(self._loop, self._pool) for _ in range(count)]
+        self.started = 0
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        for worker in self.workers:
+            worker.task = group.create_task(self._work(worker))
+
+    def put(self, claimed: Iterable[Claimed]) -> None:
+        self._queue.extend(claimed)
+        for _ in range(min(len(self._queue), len(self._idle))):
+            waiter = self._idle.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def take_back(self) -> list[Claimed]:
+        """What has not been started."""
+        rest = list(self._queue)
+        self._queue.clear()
+        return rest
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        return sum(worker.claimed is not None for worker in self.workers)
+
+    async def _work(self, worker: Worker) -> None:
+        while True:
+            if not self._queue:
+                waiter = self._loop.create_future()
+                self._idle.append(waiter)
+                await waiter
+                continue
+            self.started += 1
+            await self._perform(worker, self._queue.popleft())
+            if self.started % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+
+    def overdue(self, timeout_seconds: float) -> list[Worker]:
+        """Workers whose run is over its time."""
+        began_before = self._loop.time() - timeout_seconds
+        return [worker for worker in self.workers if worker.claimed is not None and worker.began < began_before]
