@@ -72,7 +72,7 @@ def _make_system_user() -> pwd.struct_passwd:
         options = ("--system", "--no-create-home", "--shell", nologin)
         subprocess.run([useradd, *options, SYSTEM_USER], capture_output=True, check=False)
     try:
-        return pwd.getpwnam(SYSTEM_USER)  # also when another hookd made it at the same moment
+        return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
         raise EmbeddedError(
             f"PostgreSQL does not run as root, and the system user {SYSTEM_USER} could not be made to run it:"
@@ -152,7 +152,7 @@ def within_reach(source: Path, account: pwd.struct_passwd, copy: Path) -> Path:
     """
     if can_execute(account, source / "postgres"):
         return source
-    site = source.parents[2]
+    site = source.parent.parent.parent
     version = _wheel_version(site)
     if version is None:
         raise EmbeddedError(

@@ -41,9 +41,7 @@ SOCKET_BYTES_MAX = 88  # a socket's path has 103 bytes on macOS, 107 on Linux, a
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
-    "max_connections": "100",
-    "shared_buffers": "128MB",
-    "max_wal_size": "2GB",
+    "max_wal_size": "2GB",  # bodies fill the default in seconds, and each checkpoint makes the next writes dearer
     "timezone": "UTC",
     "log_timezone": "UTC",
     # One file for each day of the week, begun anew a week later.
@@ -60,9 +58,11 @@ LINGERS = re.compile(r'lock file "[^"]+" already exists|pre-existing shared memo
 
 
 class Embedded:
+    """`bin` has PostgreSQL's programs, psql among them: the wheel's, unless others are named."""
+
     def __init__(self, folder: Path, bin: Path | None = None) -> None:  # noqa: A002 - what PostgreSQL calls it
         self.folder = Path(os.path.realpath(folder))  # one name for all, also for a relative path or a link
-        self.bin = bin or binaries()
+        self.bin = (bin or binaries()).absolute()
         self._data = self.folder / "postgres"
         self._socket = _socket_folder(self.folder)
 
@@ -164,17 +164,16 @@ class Embedded:
         return True
 
     def _clear_away(self) -> None:
-        """What a killed hookd left unfinished, and a dead server's word that it lives.
+        """What a killed hookd left unfinished, and the number of a dead server that PostgreSQL would take for alive.
 
-        A process that died and was not waited for still has its number, and PostgreSQL takes it for alive: so it goes
-        in a container whose first process minds no orphans. Should others of that server live, the shared memory that
-        they hold stops a second one.
+        In a container its first process may leave the dead unburied, and the next container gives out the same numbers
+        again. Should any process of that server live, the shared memory it holds stops a second server.
         """
         for leftover in (*self.folder.glob(".initdb-*"), *self.folder.glob(".binaries-*")):
             shutil.rmtree(leftover, ignore_errors=True)
         with suppress(FileNotFoundError, ProcessLookupError, ValueError):
             pid = int((self._data / "postmaster.pid").read_text().partition("\n")[0])
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z"):
+            if not re.match(rf"{pid} \(postgres\) [^Z]", Path(f"/proc/{pid}/stat").read_text()):
                 (self._data / "postmaster.pid").unlink()
                 (self._socket / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
 

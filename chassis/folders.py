@@ -15,7 +15,7 @@ FULL = re.compile("No space left on device|Dis[ck] quota exceeded")
 
 
 def make_folder(folder: Path) -> None:
-    """The data folder and what is missing above it, never changing what is there."""
+    """The data folder, and what is missing above it. No permission above it changes."""
     if "\n" in str(folder):  # the server's pid file has a line for each fact
         raise EmbeddedError(f"{str(folder)!r} has a line break in its name: choose another HOOKD_DATA_DIR")
     with plainly(folder):
@@ -26,10 +26,8 @@ def make_folder(folder: Path) -> None:
         found = folder.stat()
         if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
             raise EmbeddedError(f"{folder} is not yours alone to change: choose a HOOKD_DATA_DIR that is")
-        if os.geteuid() == 0:
-            folder.chmod(
-                stat.S_IMODE(found.st_mode) | stat.S_IXGRP | stat.S_IXOTH
-            )  # the server's account has its own folders in it
+        if os.geteuid() == 0:  # the server's account passes through, to folders of its own
+            folder.chmod(stat.S_IMODE(found.st_mode) | stat.S_IXGRP | stat.S_IXOTH)
 
 
 def make_private(folder: Path, account: pwd.struct_passwd) -> None:

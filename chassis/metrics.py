@@ -1,13 +1,19 @@
 """Prometheus, on loopback; and the rule that keeps labels few."""
 
+import asyncio
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from structlog import get_logger
 
 NAMES_MAX = 100  # anyone may invent source names: labels and counters beyond these are one, `other`
 OTHER = "other"
 
-__all__ = ["CollectorRegistry", "Counter", "Folded", "Gauge", "Histogram", "serve"]
+TRY_SECONDS = 5.0
+
+__all__ = ["CollectorRegistry", "Counter", "Folded", "Gauge", "publish"]
+
+log = get_logger()
 
 
 class Folded:
@@ -26,6 +32,24 @@ class Folded:
         return name
 
 
-def serve(port: int, registry: CollectorRegistry) -> None:
-    """Answer scrapes on 127.0.0.1:port from a thread of its own. Raises OSError where the port is taken."""
-    start_http_server(port, addr="127.0.0.1", registry=registry)
+async def publish(first_port: int, slot: int, registry: CollectorRegistry) -> None:
+    """Answer scrapes on 127.0.0.1:(first_port + slot) from a thread of its own; 0 as first port: nowhere.
+
+    While the port is taken (by the worker this one replaces, say) it is tried again: metrics are no reason to stop.
+    """
+    told = False
+    while first_port:
+        try:
+            server, thread = start_http_server(first_port + slot, addr="127.0.0.1", registry=registry)
+        except OSError as error:
+            if not told:
+                log.warning("metrics.unavailable", port=first_port + slot, reason=str(error))
+            told = True
+            await asyncio.sleep(TRY_SECONDS)
+            continue
+        try:
+            await asyncio.Event().wait()
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()

@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import gc
-import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from structlog import get_logger
@@ -13,6 +12,7 @@ from structlog import get_logger
 from chassis import metrics
 from chassis.database import Database
 from chassis.lifeline import Lifeline
+from chassis.process import Stop, every
 from chassis.settings import CommonSettings
 from ingest.batch import Lane
 from ingest.connection import Server, require_c_parser
@@ -56,8 +56,7 @@ async def serve(
     knowledge = Knowledge(side, settings.unknown_sources)
     receiver = Receiver(settings, lanes["small"], lanes["large"], side, knowledge, tally)
     server = Server(receiver.receive, connections_max=settings.connections_max, refused=tally.refused)
-    _serve_metrics(common, slot, registry)
-    stop, now = _signals()
+    stop = Stop().hear_signals()
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(work)
@@ -65,13 +64,14 @@ async def serve(
                 *(lane.run() for lane in lanes.values()),
                 knowledge.run(),
                 side.send_hints(),
-                _every(EXPIRE_SECONDS, *(lane.expire for lane in lanes.values())),
-                _every(SWEEP_SECONDS, partial(server.sweep, settings.head_timeout_seconds), tally.publish),
-                _every(SUMMARY_SECONDS, tally.summarize),
-                _until_alone(lifeline, stop),
+                metrics.publish(common.metrics_port, slot, registry),
+                every(EXPIRE_SECONDS, *(lane.expire for lane in lanes.values())),
+                every(SWEEP_SECONDS, partial(server.sweep, settings.head_timeout_seconds), tally.publish),
+                every(SUMMARY_SECONDS, tally.summarize),
+                stop.watch(lifeline),
             )
         ]
-        await _listen_until(stop, server, receiver, listeners, now, common.grace_seconds)
+        await _listen_until(stop, server, receiver, listeners, common.grace_seconds)
         for task in tasks:
             task.cancel()
     tally.summarize()
@@ -82,12 +82,7 @@ async def serve(
 
 
 async def _listen_until(
-    stop: asyncio.Event,
-    server: Server,
-    receiver: Receiver,
-    listeners: Sequence[socket.socket],
-    now: asyncio.Event,
-    grace_seconds: float,
+    stop: Stop, server: Server, receiver: Receiver, listeners: Sequence[socket.socket], grace_seconds: float
 ) -> None:
     loop = asyncio.get_running_loop()
     listening = [await loop.create_server(server, sock=listener, backlog=BACKLOG) for listener in listeners]
@@ -98,54 +93,19 @@ async def _listen_until(
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    await stop.wait()
+    await stop.asked.wait()
     receiver.stopping = server.stopping = True
     for each in listening:
         each.close()
-    await _drain(server, now, grace_seconds)
+    await _drain(server, stop, grace_seconds)
 
 
-async def _drain(server: Server, now: asyncio.Event, grace_seconds: float) -> None:
+async def _drain(server: Server, stop: Stop, grace_seconds: float) -> None:
     """Serve open connections on, each answer with Connection: close, until none is left or the grace ends."""
     if server.connections:
         log.info("ingest.stopping", connections=len(server.connections), grace_seconds=grace_seconds)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(grace_seconds):
-            while server.connections and not now.is_set():  # noqa: ASYNC110 - aiohttp tells nobody
+            while server.connections and not stop.hurry.is_set():  # noqa: ASYNC110 - aiohttp tells nobody
                 await asyncio.sleep(0.02)
     await server.shutdown(0.5)
-
-
-def _signals() -> tuple[asyncio.Event, asyncio.Event]:
-    """The first SIGTERM or SIGINT sets the first event, the second one the other."""
-    stop, now = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def ring() -> None:
-        (now if stop.is_set() else stop).set()
-
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, ring)
-    return stop, now
-
-
-async def _every(seconds: float, *works: Callable[[], None]) -> None:
-    while True:
-        await asyncio.sleep(seconds)
-        for work in works:
-            work()
-
-
-async def _until_alone(lifeline: Lifeline | None, stop: asyncio.Event) -> None:
-    if lifeline is not None:
-        await lifeline.watch()
-        stop.set()
-
-
-def _serve_metrics(common: CommonSettings, slot: int, registry: metrics.CollectorRegistry) -> None:
-    if not common.metrics_port:
-        return
-    try:
-        metrics.serve(common.metrics_port + slot, registry)
-    except OSError as error:  # metrics are no reason to lose webhooks
-        log.warning("metrics.unavailable", port=common.metrics_port + slot, reason=str(error))

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -13,6 +12,7 @@ from structlog import get_logger
 from chassis import metrics
 from chassis.database import Database, DatabaseError, Unavailable
 from chassis.lifeline import Lifeline
+from chassis.process import Stop, every
 from chassis.settings import CommonSettings
 from processor.dispatch import Dispatch
 from processor.drain import Drain
@@ -102,23 +102,23 @@ async def run(
     parts = Parts(settings, database, dispatch, app)
     await _until_reachable(parts.store)
     await _know_counted_sources(parts)
-    _serve_metrics(common, parts.registry)
-    stop = _stop_signal()
+    stop = Stop().hear_signals()
     schedule = Schedule(poll_seconds=settings.poll_seconds, drain=parts.drain.ring, maintain=parts.maintenance.ring)
     others = (
         parts.maintenance.keep_up(),
         listen(database, parts.drain.ring),
-        _summarize(parts.tally),
-        _until_alone(lifeline, stop),
+        every(SUMMARY_SECONDS, parts.tally.summarize),
+        metrics.publish(common.metrics_port, 0, parts.registry),
+        stop.watch(lifeline),
         _until_stuck(parts.drain, stop),
     )
     async with parts.at_work(*others):
         schedule.start()
         log.info("processor.started", app=app, handlers=len(dispatch.handlers), concurrency=settings.concurrency)
-        await stop.wait()
+        await stop.asked.wait()
         schedule.stop()
         log.info("processor.stopping", running=parts.drain.workers.running, grace_seconds=common.grace_seconds)
-        await parts.drain.stop(0 if parts.drain.stuck.is_set() else common.grace_seconds)
+        await parts.drain.stop(0 if parts.drain.stuck.is_set() else common.grace_seconds, stop.hurry)
     parts.tally.summarize()
     await parts.store.close()
     log.info("processor.stopped")
@@ -139,13 +139,13 @@ async def once(
     if not await parts.store.only_drain():
         return 0, {"skipped": "another hookd processor --once is at work"}
     await _know_counted_sources(parts)
-    began, stop = time.monotonic(), _stop_signal()
+    began, stop = time.monotonic(), Stop().hear_signals()
     parts.drain.due_until = await parts.store.now()
     async with parts.at_work():
         with suppress(TimeoutError):
             async with asyncio.timeout(for_seconds):
                 await _until_drained(parts, stop)
-        await parts.drain.stop(common.grace_seconds)
+        await parts.drain.stop(common.grace_seconds, stop.hurry)
     since = await parts.store.seconds_since_maintenance()
     if since is None or since > MAINTENANCE_SECONDS:
         await parts.maintenance.run()
@@ -157,9 +157,9 @@ async def once(
     return 0, summary
 
 
-async def _until_drained(parts: Parts, stop: asyncio.Event) -> None:
+async def _until_drained(parts: Parts, stop: Stop) -> None:
     """Nothing that was due at the start is waiting or held. Raises Unavailable when the database leaves."""
-    while not stop.is_set():
+    while not stop.asked.is_set():
         if parts.drain.failure is not None:
             raise parts.drain.failure
         if parts.drain.exhausted and parts.drain.idle:
@@ -186,48 +186,13 @@ async def _know_counted_sources(parts: Parts) -> None:
         parts.folded(name)
 
 
-def _stop_signal() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; the second one ends the process as it stands, and its leases run out."""
-    stop = asyncio.Event()
-
-    def ring() -> None:
-        if stop.is_set():
-            os._exit(130)
-        stop.set()
-
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, ring)
-    return stop
-
-
 async def _run(work: Awaitable[None]) -> None:
     await work
 
 
-async def _summarize(tally: Tally) -> None:
-    while True:
-        await asyncio.sleep(SUMMARY_SECONDS)
-        tally.summarize()
-
-
-async def _until_alone(lifeline: Lifeline | None, stop: asyncio.Event) -> None:
-    if lifeline is not None:
-        await lifeline.watch()
-        stop.set()
-
-
-async def _until_stuck(drain: Drain, stop: asyncio.Event) -> None:
+async def _until_stuck(drain: Drain, stop: Stop) -> None:
     await drain.stuck.wait()
     log.error(
         "processor.stuck", hint="too many threads are over their time-out: handing the rest over, to be started again"
     )
-    stop.set()
-
-
-def _serve_metrics(common: CommonSettings, registry: metrics.CollectorRegistry) -> None:
-    if not common.metrics_port:
-        return
-    try:
-        metrics.serve(common.metrics_port, registry)
-    except OSError as error:  # metrics are no reason not to process
-        log.warning("metrics.unavailable", port=common.metrics_port, reason=str(error))
+    stop.asked.set()

@@ -261,14 +261,14 @@ class Drain:
             len(self._leases) or self.workers.queued or self.workers.running or self._unsettled or self._settling
         )
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Claim no more; give running handlers their grace, hand the rest back, and settle."""
+    async def stop(self, grace_seconds: float, hurry: asyncio.Event) -> None:
+        """Claim no more; give running handlers their grace (until `hurry`), hand the rest back, and settle."""
         self.stopping = True
         for claimed in [*self.workers.take_back(), *self._suspects.take_back()]:
             self._finish(claimed, handed_back(claimed.row["claims"]))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
-                while self.workers.running or self._suspects.running:  # noqa: ASYNC110 - of 64, whoever comes last
+                while (self.workers.running or self._suspects.running) and not hurry.is_set():  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
         self._suspects.kill()
         for worker in self.workers.workers:
