@@ -31,6 +31,10 @@ WHEEL = binaries()
 DEBIAN = max((found.parent for found in Path("/usr/lib/postgresql").glob("*/bin/postgres")), default=Path("/missing"))
 
 only_root = pytest.mark.skipif(not IS_ROOT, reason="only root can be somebody else, or mount a small disk")
+may_mount = needs(
+    subprocess.run(["/bin/sh", "-c", "unshare --mount true"], capture_output=True, check=False).returncode == 0,
+    "needs unshare (apt install util-linux) and the right to mount",
+)
 has_debian = needs(DEBIAN.exists(), "needs a second PostgreSQL: apt install postgresql")
 both_servers = pytest.mark.parametrize(
     "programs", [pytest.param(WHEEL, id="wheel"), pytest.param(DEBIAN, id="debian", marks=has_debian)]
@@ -297,13 +301,25 @@ else:
 
 
 @only_root
-@needs(shutil.which("unshare") is not None, "needs unshare: apt install util-linux")
+@may_mount
 def test_a_killed_server_is_revived_in_a_container_too(place: Path, begun: Begun) -> None:
     """Where hookd is the first process, nobody waits for the dead server, and PostgreSQL takes it for alive."""
     begun(place / "data")
     contained = ["unshare", "--fork", "--pid", "--mount-proc", sys.executable, "-c", FIRST_PROCESS, str(place / "data")]
     done = subprocess.run(contained, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout == "revived\n", done.stderr
+
+
+def test_a_number_that_another_process_has_now_keeps_no_server_down(place: Path, begun: Begun) -> None:
+    """After a power cut the dead server's process number may be anybody's: it is not taken for the server."""
+    embedded = begun(place / "data")
+    pid_file = place / "data" / "postgres" / "postmaster.pid"
+    with embedded.serve():
+        words = pid_file.read_text()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, user="hookd" if IS_ROOT else None) as anybody:
+        pid_file.write_text(words.replace(words.split()[0], str(anybody.pid), 1))
+        with embedded.serve() as url:
+            assert ask(url, "SELECT 1") == "1"
 
 
 # It is private.
@@ -380,6 +396,7 @@ def a_small_disk(folder: Path, size: str) -> Iterator[None]:
 
 
 @only_root
+@may_mount
 def test_a_first_start_on_a_full_disk_leaves_nothing_behind(place: Path) -> None:
     """Without room for a database there is no half of one: when room was made, the next start begins afresh."""
     with a_small_disk(place / "disk", "20m"):
@@ -391,6 +408,7 @@ def test_a_first_start_on_a_full_disk_leaves_nothing_behind(place: Path) -> None
 
 
 @only_root
+@may_mount
 def test_a_later_start_on_a_full_disk_loses_nothing(place: Path, begun: Begun) -> None:
     """It is said that the disk is full; when room was made, every row is there."""
     with a_small_disk(place / "disk", "80m"):
@@ -425,7 +443,7 @@ def test_a_server_that_cannot_start_is_quoted(place: Path, begun: Begun) -> None
 def test_a_missing_extra_is_named() -> None:
     """Without the wheel the sentence names what to install, and the way to do without."""
     program = "import chassis.embedded as e\ntry: e.binaries()\nexcept e.EmbeddedError as error: print(error)"
-    without_packages = [sys.executable, "-S", "-c", program]
+    without_packages = [sys.executable, "-E", "-S", "-c", program]
     said = subprocess.run(without_packages, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert said == "there is no PostgreSQL to start: install hookd[embedded], or set HOOKD_DATABASE_URL\n"
 
