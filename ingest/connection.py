@@ -56,8 +56,11 @@ class Connection(web.RequestHandler):
         self.in_body = False
         self.refused: Refusal | None = None
         super().connection_made(transport)
-        if len(self._manager._connections) > self._manager.connections_max:
-            self.turn_away(refusal.too_many_connections())
+        connections, allowed = len(self._manager._connections), self._manager.connections_max
+        if connections > allowed + max(allowed // 10, 1):
+            self.turn_away(refusal.too_many_connections())  # before a byte is read: the sender may see a reset
+        elif connections > allowed:
+            self.refused = refusal.too_many_connections()  # once its head is read, so that the sender reads why
 
     def data_received(self, data: bytes) -> None:
         if not self.in_body and data:

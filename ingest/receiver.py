@@ -175,6 +175,8 @@ class Receiver:
                 self.budget.charge(charged, len(chunk))
         except TimeoutError:
             raise refusal.body_too_slow(patience) from None
+        except ConnectionError:
+            raise refusal.aborted() from None
         except (HttpProcessingError, web.RequestPayloadError) as error:
             raise refusal.malformed("the body's framing is broken") from error
 
@@ -228,7 +230,8 @@ class Receiver:
 
     def refuse(self, request: web.BaseRequest, why: Refusal) -> web.StreamResponse:
         self.tally.refused(why)
-        return answer_refusal(why, close=self.stopping or not request.content.is_eof())
+        close = self.stopping or not request.content.is_eof() or refused_by(request) is not None
+        return answer_refusal(why, close=close)
 
     async def own_page(self, request: web.BaseRequest) -> web.StreamResponse:
         """hookd's own pages: is it alive, can it commit."""

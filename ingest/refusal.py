@@ -58,6 +58,10 @@ def body_too_slow(seconds: float) -> Refusal:
     return Refusal(408, "body_timeout", f"the body stood still for {seconds:g} s, or came slower than 64 KiB/s")
 
 
+def aborted() -> Refusal:
+    return Refusal(400, "aborted", "the sender left before its body was complete")
+
+
 def body_too_large(bytes_max: int) -> Refusal:
     return Refusal(413, "body_size", f"the body is larger than {bytes_max} bytes")
 
