@@ -1,5 +1,5 @@
 # The two commands of the README: make up, make test. Paths are relative, so that a folder with a space will do.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 APP ?=
 

@@ -32,7 +32,7 @@ class Folded:
         return name
 
 
-async def publish(first_port: int, slot: int, registry: CollectorRegistry) -> None:
+async def publish(first_port: int, slot: int, registry: CollectorRegistry, *, try_seconds: float = TRY_SECONDS) -> None:
     """Answer scrapes on 127.0.0.1:(first_port + slot) from a thread of its own; 0 as first port: nowhere.
 
     While the port is taken (by the worker this one replaces, say) it is tried again: metrics are no reason to stop.
@@ -45,7 +45,7 @@ async def publish(first_port: int, slot: int, registry: CollectorRegistry) -> No
             if not told:
                 log.warning("metrics.unavailable", port=first_port + slot, reason=str(error))
             told = True
-            await asyncio.sleep(TRY_SECONDS)
+            await asyncio.sleep(try_seconds)
             continue
         try:
             await asyncio.Event().wait()

@@ -1,0 +1,82 @@
+"""Settings: where they come from, and what is said of those that are wrong."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def settings(folder: Path, arguments: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """`hookd settings` in that folder, with nothing of this machine's settings."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "hookd", "settings", *arguments.split()],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        ({"environment", ".env", "hookd.toml"}, "1111"),
+        ({".env", "hookd.toml"}, "2222"),
+        ({"hookd.toml"}, "3333"),
+        (set(), "8080"),
+    ],
+)
+def test_the_first_source_that_has_a_setting_wins(tmp_path: Path, present: set[str], expected: str) -> None:
+    """Environment, then .env, then hookd.toml, then the default; and `hookd settings` says which it was."""
+    (tmp_path / ".env").write_text("HOOKD_PORT=2222\n" if ".env" in present else "")
+    (tmp_path / "hookd.toml").write_text("port = 3333\n" if "hookd.toml" in present else "")
+    environment: Mapping[str, str] = {"HOOKD_PORT": "1111"} if "environment" in present else {}
+    (line,) = [line for line in settings(tmp_path, **environment).stdout.splitlines() if "HOOKD_PORT" in line]
+    assert expected in line
+    origin = next((name for name in ("environment", ".env", "hookd.toml") if name in present), "default")
+    assert origin in line
+
+
+def test_all_faults_are_reported_together(tmp_path: Path) -> None:
+    """Each wrong setting is named with what was expected, all at once, and the exit code is 2."""
+    (tmp_path / ".env").write_text("HOOKD_WORKRES=2\n")
+    (tmp_path / "hookd.toml").write_text("retention_days = 1\ncolour = 'red'\n")
+    done = settings(tmp_path, HOOKD_PORT="many", HOOKD_TRUSTED_PROXIES="10.0.0.0/99", HOOKD_PREFIX="no slash")
+    assert done.returncode == 2
+    for name in ("HOOKD_PORT", "HOOKD_TRUSTED_PROXIES", "HOOKD_PREFIX", "HOOKD_RETENTION_DAYS", "HOOKD_COLOUR"):
+        assert name in done.stderr
+    assert "did you mean HOOKD_WORKERS?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", ["", "--json"])
+def test_a_secret_is_never_shown(tmp_path: Path, arguments: str) -> None:
+    """The database's password appears neither among the settings nor in an error about them."""
+    right = settings(tmp_path, arguments, HOOKD_DATABASE_URL="postgresql://me:hunter2@localhost/hooks")
+    wrong = settings(tmp_path, arguments, HOOKD_DATABASE_URL="mysql://me:hunter2@localhost/hooks")
+    assert right.returncode == 0
+    assert wrong.returncode == 2
+    assert "hunter2" not in right.stdout + right.stderr + wrong.stdout + wrong.stderr
+    assert "HOOKD_DATABASE_URL: expected postgresql://" in wrong.stderr
+
+
+def test_a_toml_file_that_does_not_parse_is_one_line(tmp_path: Path) -> None:
+    """A broken hookd.toml is named, with the place where it breaks."""
+    (tmp_path / "hookd.toml").write_text("port = \n")
+    done = settings(tmp_path)
+    assert done.returncode == 2
+    assert "hookd.toml" in done.stderr
+    assert "line 1" in done.stderr
+
+
+def test_every_setting_has_a_meaning(tmp_path: Path) -> None:
+    """Each setting says what it is for."""
+    listed = json.loads(settings(tmp_path, "--json").stdout)
+    assert len(listed) > 25
+    assert all(len(each["meaning"]) > 10 for each in listed.values())
