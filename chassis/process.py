@@ -10,7 +10,7 @@ from chassis.lifeline import Lifeline
 
 @dataclass(frozen=True)
 class Stop:
-    """`asked` is set by the first SIGTERM or SIGINT, or when the supervisor is gone; `hurry` by the second signal."""
+    """`asked` is set by the first SIGTERM, SIGINT or SIGHUP, or when the supervisor is gone; `hurry` by the second."""
 
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
@@ -19,7 +19,10 @@ class Stop:
         (self.hurry if self.asked.is_set() else self.asked).set()
 
     def hear_signals(self) -> "Stop":
-        for name in (signal.SIGTERM, signal.SIGINT):
+        names = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it stays ignored
+            names.append(signal.SIGHUP)
+        for name in names:
             asyncio.get_running_loop().add_signal_handler(name, self.ask)
         return self
 

@@ -10,7 +10,7 @@ from functools import partial
 from structlog import get_logger
 
 from chassis import metrics
-from chassis.database import Database
+from chassis.database import Database, Unavailable
 from chassis.lifeline import Lifeline
 from chassis.process import Stop, every
 from chassis.settings import CommonSettings
@@ -54,6 +54,8 @@ async def serve(
     }
     tally.watch(lanes)
     knowledge = Knowledge(side, settings.unknown_sources)
+    with contextlib.suppress(Unavailable):  # else the first requests would be told that nobody knows yet
+        await knowledge.refresh(clock=True)
     receiver = Receiver(settings, lanes["small"], lanes["large"], side, knowledge, tally)
     server = Server(receiver.receive, connections_max=settings.connections_max, refused=tally.refused)
     stop = Stop().hear_signals()
