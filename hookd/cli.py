@@ -1,8 +1,11 @@
 """The `hookd` command. Names and one-line helps are data, so that `hookd --help` imports no command."""
 
 import importlib
+import os
+import signal
 import sys
-from typing import NoReturn
+from io import TextIOWrapper
+from typing import Any, NoReturn
 
 import click
 
@@ -39,6 +42,13 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f"hookd.commands.{cmd_name}").command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # `hookd events | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still wants to flush
+            return 0
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -54,10 +64,18 @@ def hookd() -> None:
     """
 
 
+class Terminated(SystemExit):
+    """SIGTERM, as an exception: whatever a command holds is let go, an embedded server above all."""
+
+
 def main() -> NoReturn:
     """Run the command line; every expected error is one line on stderr, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    signal.signal(signal.SIGTERM, terminate)
     try:
-        code = hookd.main(standalone_mode=False)
+        code = hookd.main(prog_name="hookd", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
         sys.exit(2)
@@ -67,7 +85,14 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # `hookd events | head`
-        sys.stderr.close()
-        sys.exit(0)
+    except Terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+    except OSError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def terminate(*_: object) -> NoReturn:
+    raise Terminated(128 + signal.SIGTERM)

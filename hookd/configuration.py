@@ -1,17 +1,21 @@
 """All settings of all processes, loaded together; and the errors a person may expect, as one line each."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import click
 
 from chassis import logs
 from chassis.database import Database, Unavailable, open_database
 from chassis.settings import CommonSettings, Settings, SettingsError, load
+from hookd.store import READ_SECONDS, Store
 from ingest.settings import IngestSettings
 from processor.settings import ProcessorSettings
+
+T = TypeVar("T")
 
 GROUPS: tuple[type[Settings], ...] = (CommonSettings, IngestSettings, ProcessorSettings)
 
@@ -53,3 +57,16 @@ def database_of(common: CommonSettings) -> Iterator[Database]:
             yield database
     except Unavailable as error:
         raise click.ClickException(str(error)) from None
+
+
+def consult(name: str, work: Callable[[Store], Awaitable[T]], seconds: float = READ_SECONDS) -> T:
+    """Do `work` on the database the settings name; no statement of it may take longer than `seconds`."""
+    with database_of(configure().common) as database:
+        return asyncio.run(_consult(Store(database, name, seconds), work))
+
+
+async def _consult(store: Store, work: Callable[[Store], Awaitable[T]]) -> T:
+    try:
+        return await work(store)
+    finally:
+        await store.close()

@@ -37,9 +37,13 @@ async def online() -> None:
 
 def migrate(connection: Connection) -> None:
     wait_for_turn(connection)
-    connection.execute(text("CREATE SCHEMA IF NOT EXISTS hookd"))
+    # Where somebody made it for us we may not make it, IF NOT EXISTS or not.
+    if connection.scalar(text("SELECT to_regnamespace('hookd') IS NULL")):
+        connection.execute(text("CREATE SCHEMA hookd"))
     context.configure(connection=connection, **CONFIGURE)
-    context.run_migrations()
+    found = context.config.attributes["found"] = context.get_context().get_current_revision()
+    if found is None or found in {each.revision for each in context.script.walk_revisions()}:
+        context.run_migrations()
 
 
 def wait_for_turn(connection: Connection) -> None:

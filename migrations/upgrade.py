@@ -7,6 +7,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError
 
 from chassis.database import Connection
 
@@ -25,14 +26,20 @@ def known() -> set[str]:
     return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
-def upgrade(connect: Callable[[], Awaitable[Connection]], waiting: Callable[[], None]) -> None:
-    """Run what is missing, in one transaction. Blocks, in an event loop of its own.
+def upgrade(connect: Callable[[], Awaitable[Connection]], waiting: Callable[[], None]) -> str | None:
+    """Run what is missing, in one transaction; returns the revision that was there. A newer one is left as it is.
 
-    `waiting` is called again and again while another migration runs.
+    Blocks, in an event loop of its own; `waiting` is called again and again while another migration runs. Raises the
+    driver's own errors.
     """
     config = _config()
     config.attributes.update(connect=connect, waiting=waiting)
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except DBAPIError as error:
+        raise (error.orig and error.orig.__cause__) or error from None
+    found: str | None = config.attributes["found"]
+    return found
 
 
 def script() -> str:

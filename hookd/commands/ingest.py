@@ -1,20 +1,13 @@
 """hookd ingest: the receiver."""
 
-import asyncio
-import signal
-import socket
-
 import click
 import uvloop
 
 from chassis import sockets
 from chassis.lifeline import Lifeline
-from chassis.settings import environment
-from chassis.supervisor import Child, Supervisor
-from hookd.configuration import Configuration, configure, database_of
+from hookd.configuration import configure, database_of
+from hookd.supervise import open_listeners, receivers, supervise
 from ingest.server import serve
-
-HEARTBEAT_SECONDS = 10.0
 
 EPILOG = """\b
 Examples:
@@ -53,48 +46,9 @@ def command(
         raise click.ClickException(str(error)) from None
     if configuration.ingest.workers > 1 and listen_fd is None:
         with database_of(configuration.common):
-            return supervise(worker_children(configuration, listeners), configuration.common.grace_seconds)
+            children = receivers(configuration, listeners)
+            return supervise(children, configuration.common.grace_seconds, rolling=True)
     lifeline = Lifeline(lifeline_fd) if lifeline_fd is not None else None
     with database_of(configuration.common) as database:
         uvloop.run(serve(configuration.common, configuration.ingest, database, listeners, slot=slot, lifeline=lifeline))
     return 0
-
-
-def open_listeners(configuration: Configuration) -> list[socket.socket]:
-    settings = configuration.ingest
-    inherited = sockets.inherited_listeners(environment())
-    return inherited or sockets.open_listeners(
-        settings.host, settings.port, settings.workers, share_port=settings.share_port
-    )
-
-
-def worker_children(configuration: Configuration, listeners: list[socket.socket]) -> list[Child]:
-    """A child for each worker slot. Sockets from systemd may be fewer than slots; they are shared then."""
-    count = configuration.ingest.workers
-    return [
-        Child(
-            f"receiver {slot}",
-            ("ingest", "--workers", "1", "--slot", str(slot)),
-            listener=listeners[(slot - 1) % len(listeners)],
-            heartbeat_seconds=HEARTBEAT_SECONDS,
-        )
-        for slot in range(1, count + 1)
-    ]
-
-
-def supervise(children: list[Child], grace_seconds: float) -> int:
-    return asyncio.run(_supervise(children, grace_seconds))
-
-
-async def _supervise(children: list[Child], grace_seconds: float) -> int:
-    supervisor = Supervisor(children, grace_seconds=grace_seconds)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def end() -> None:
-        supervisor.stop_now() if stop.is_set() else stop.set()
-
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, end)
-    loop.add_signal_handler(signal.SIGHUP, supervisor.restart)
-    return await supervisor.run(stop)

@@ -1,0 +1,61 @@
+"""Values on a command line: a time to look back to, an event's id or its beginning, text that PostgreSQL can hold."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import click
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+SECONDS_MAX = 36_500 * 86_400
+
+
+class Since(click.ParamType[timedelta | datetime]):
+    """`1h`, `30m`, `2d`: that long ago; or a date or time in ISO 8601, in UTC where it names no zone."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta | datetime:
+        try:
+            return moment(str(value)) if (past := ago(str(value))) is None else past
+        except (ValueError, OverflowError):
+            return self.fail(f"{value!r}: expected 30m, 1h, 2d, or a time such as 2026-01-31T12:00Z", param, ctx)
+
+
+def ago(value: str) -> timedelta | None:
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", value)
+    return timedelta(seconds=min(int(match[1]) * SECONDS[match[2]], SECONDS_MAX)) if match else None
+
+
+def moment(value: str) -> datetime:
+    parsed = datetime.fromisoformat(value)
+    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+
+
+class Prefix(click.ParamType[str]):
+    """An event's id, or its beginning: hex digits, with or without hyphens."""
+
+    name = "id"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        digits = str(value).replace("-", "").lower()
+        if not re.fullmatch(r"[0-9a-f]{4,32}", digits):
+            self.fail(f"{value!r}: expected an event's id, or at least its first 4 hex digits", param, ctx)
+        return digits
+
+
+def ids_of(prefix: str) -> tuple[UUID, UUID]:
+    """The least and the greatest id that begin so."""
+    return UUID(prefix.ljust(32, "0")), UUID(prefix.ljust(32, "f"))
+
+
+class Text(click.ParamType[str]):
+    """A terminal may send bytes that are no text."""
+
+    name = "text"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return str(value).encode().decode()
+        except UnicodeEncodeError:
+            return self.fail("expected UTF-8", param, ctx)

@@ -1,0 +1,105 @@
+"""The `hookd` command as people run it: a process of its own, into a pipe or on a terminal."""
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import orjson
+
+HOOKD = (sys.executable, "-P", "-m", "hookd")
+SECONDS_MAX = 30
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def json(self) -> list[dict[str, object]]:
+        return [orjson.loads(line) for line in self.lines]
+
+
+@dataclass(frozen=True)
+class Hookd:
+    """Where commands run: a folder, and the settings in their environment."""
+
+    folder: Path
+    settings: Mapping[str, str]
+
+    def having(self, **settings: str) -> "Hookd":
+        """The same with these in the environment."""
+        return replace(self, settings={**self.settings, **settings})
+
+    def __call__(self, *arguments: str, into: Path | None = None) -> Ran:
+        """Run one to its end, its output into a pipe or a file."""
+        with into.open("wb") if into else nullcontext() as file:
+            done = subprocess.run(
+                [*HOOKD, *arguments],
+                cwd=self.folder,
+                env=self.environment(),
+                stdout=file or subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                timeout=SECONDS_MAX,
+                check=False,
+            )
+        return Ran(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start one in a process group of its own, as a shell would, with pipes to read it by."""
+        return subprocess.Popen(
+            [*HOOKD, *arguments],
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+
+    def on_terminal(self, *arguments: str, width: int = 160) -> Ran:
+        """Run one to its end on a terminal; what it wrote there, both streams together."""
+        child, terminal = self.start_on_terminal(*arguments, width=width)
+        written = b"".join(iter(lambda: read(terminal), b""))
+        os.close(terminal)
+        return Ran(child.wait(SECONDS_MAX), written.decode(), "")
+
+    def start_on_terminal(self, *arguments: str, width: int = 160) -> tuple[subprocess.Popen[bytes], int]:
+        """Start one on a terminal; the process, and our end of the terminal."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+        # COLUMNS, which a test runner may set, would count for more than the terminal's own word.
+        known = {name: value for name, value in self.environment().items() if name != "COLUMNS"}
+        child = subprocess.Popen(
+            [*HOOKD, *arguments],
+            cwd=self.folder,
+            env=known | {"TERM": "xterm-256color"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        return child, ours
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "HOOKD_METRICS_PORT": "0", **self.settings}
+
+
+def read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # the last to write there has ended
+        return b""
