@@ -226,7 +226,8 @@ COMMENT ON FUNCTION hookd.drop_day IS 'Drop a day whose events are all settled: 
 CREATE FUNCTION hookd.days() RETURNS TABLE (day date)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT to_date(right(c.relname, 8), 'YYYYMMDD')
+    -- CASE: a condition on the day may be tried on every relation before the join leaves only our partitions.
+    SELECT CASE WHEN c.relname ~ '^events_[0-9]{8}$' THEN to_date(right(c.relname, 8), 'YYYYMMDD') END AS day
       FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
      WHERE i.inhparent = 'hookd.events'::regclass AND NOT i.inhdetachpending
      ORDER BY 1;
