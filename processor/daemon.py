@@ -4,8 +4,8 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import ExitStack, asynccontextmanager, suppress
 
 from structlog import get_logger
 
@@ -28,6 +28,7 @@ from processor.workers import Cut
 
 SUMMARY_SECONDS = 10.0
 IDLE_LOOK_SECONDS = 0.02
+LEAVE_SECONDS = 2.0  # for coroutines to end when they are cancelled
 
 log = get_logger()
 
@@ -56,8 +57,8 @@ class Parts:
             "hookd_lag_seconds", "How long the oldest due event waited for a claim", lambda: self.drain.lag_seconds
         )
 
-    def _lose(self, claimed: Sequence[Claimed]) -> None:
-        self.drain.lose(claimed)
+    def _lose(self) -> None:
+        self.drain.lose()
 
     def _conclude(self, claimed: Claimed, ending: Ending | Cut) -> None:
         self.drain.conclude(claimed, ending)
@@ -66,25 +67,27 @@ class Parts:
     async def at_work(self, *others: Awaitable[None]) -> AsyncIterator[None]:
         """Claiming, running, settling, renewing, and `others` beside, until the block ends."""
         self.leases.start()
-        async with asyncio.TaskGroup() as group:
-            self.drain.workers.start(group)
-            tasks = [
-                group.create_task(_run(work))
-                for work in (
-                    self.drain.keep_claiming(),
-                    self.drain.keep_settling(),
-                    self.drain.keep_watch(),
-                    self.suspects.keep_trying(),
-                    *others,
-                )
-            ]
-            try:
-                yield
-            finally:
-                self.leases.end()
-                for task in (*tasks, *(worker.task for worker in self.drain.workers.workers)):
-                    if task is not None:
+        with ExitStack() as left:
+            async with asyncio.TaskGroup() as group:
+                self.drain.workers.start(group)
+                tasks = [
+                    group.create_task(_run(work))
+                    for work in (
+                        self.drain.keep_claiming(),
+                        self.drain.keep_settling(),
+                        self.drain.keep_watch(),
+                        self.suspects.keep_trying(),
+                        *others,
+                    )
+                ]
+                try:
+                    yield
+                finally:
+                    self.leases.end()
+                    self.drain.workers.end()
+                    for task in tasks:
                         task.cancel()
+                    left.callback(asyncio.get_running_loop().call_later(LEAVE_SECONDS, _leave).cancel)
 
 
 async def run(
@@ -146,6 +149,8 @@ async def once(
             async with asyncio.timeout(for_seconds):
                 await _until_drained(parts, stop)
         await parts.drain.stop(common.grace_seconds, stop.hurry)
+    if parts.drain.failure is not None:
+        raise parts.drain.failure
     since = await parts.store.seconds_since_maintenance()
     if since is None or since > MAINTENANCE_SECONDS:
         await parts.maintenance.run()
@@ -158,13 +163,16 @@ async def once(
 
 
 async def _until_drained(parts: Parts, stop: Stop) -> None:
-    """Nothing that was due at the start is waiting or held. Raises Unavailable when the database leaves."""
-    while not stop.asked.is_set():
-        if parts.drain.failure is not None:
-            raise parts.drain.failure
+    """Nothing that was due at the start is waiting or held; or the database is away."""
+    while not stop.asked.is_set() and parts.drain.failure is None:
         if parts.drain.exhausted and parts.drain.idle:
             return
         await asyncio.sleep(IDLE_LOOK_SECONDS)
+
+
+def _leave() -> None:
+    log.error("processor.left", hint="a handler would not be cancelled; the lease of its event runs out")
+    os._exit(1)
 
 
 async def _until_reachable(store: Store) -> None:

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import Sequence
 from datetime import datetime
 
 from structlog import get_logger
@@ -11,6 +11,7 @@ from structlog import get_logger
 from chassis.database import Unavailable
 from processor.dispatch import Dispatch
 from processor.event import Event
+from processor.handlers import Handler
 from processor.lease import Leases
 from processor.outcome import Ending, Outcome, conclude, gave_up, handed_back, unhandled
 from processor.room import Room
@@ -22,6 +23,7 @@ from processor.workers import Cut, Worker, Workers
 
 CLAIM_ROWS_MAX = 1000  # claims of 250 to 500 drain a third slower
 SETTLE_ROWS_MAX = 1000
+SETTLE_PAUSE_SECONDS = 1.0  # back soon after the database's return
 UNSETTLED_MAX = 4000  # results that wait for the database before nothing more is started
 SUSPECT_ATTEMPTS = 3  # its holder died twice: from the third try on it runs alone
 WATCH_SECONDS = 0.1
@@ -53,7 +55,11 @@ class Drain:
         self._ended = asyncio.Event()
         self._unsettled: list[Settlement] = []
         self._settling: list[Settlement] = []
-        self._body_room = Room(settings.held_bytes_max)
+        # Two rooms: rows that wait for a worker must not keep the body out that their worker waits for.
+        self._claim_room = Room(settings.held_bytes_max // 2)
+        self._fetch_room = Room(settings.held_bytes_max // 2)
+        self._fetching: set[Claimed] = set()
+        self._claiming = False
         self._pace = Pace(settings.concurrency, settings.lease_seconds / 3)
         self.stopping = False
         self.due_until: datetime | None = None
@@ -61,6 +67,7 @@ class Drain:
         self.exhausted = False  # the last claim found nothing due
         self.failure: Unavailable | None = None  # the last claim's
         self.stuck = asyncio.Event()
+        self._stuck_max = min(settings.stuck_threads_max, settings.concurrency)  # all are stuck, if not too many
 
     def ring(self) -> None:
         """There may be something due."""
@@ -68,8 +75,13 @@ class Drain:
 
     async def claim(self) -> int:
         """Hold what is due and fits, and hand it to the workers; how many rows that was."""
-        wanted = self._pace.rows(self.workers.started) - self.workers.queued
-        claimed = await self._store.claim(wanted, self._body_room.free, self.due_until, time.monotonic)
+        wanted = max(self._pace.rows(self.workers.started) - self.workers.queued, 1)
+        self._claiming = True
+        try:
+            claimed = await self._store.claim(wanted, self._claim_room.free, self.due_until, time.monotonic)
+        finally:
+            self._claiming = False
+        self.lag_seconds = max((each.row["waited_seconds"] for each in claimed), default=0.0)
         if not claimed:
             return 0
         if self.stopping:
@@ -77,11 +89,11 @@ class Drain:
                 self._finish(each, handed_back(each.row["claims"]))
             return 0
         self._leases.hold(claimed)
-        self._body_room.take(sum(map(_inline_bytes, claimed)))
+        self._claim_room.take(sum(map(_inline_bytes, claimed)))
         ordinary = [each for each in claimed if not self._is_special(each)]
         for special in claimed if len(ordinary) < len(claimed) else ():
             if special.row["attempts"] > self._settings.attempts_max:
-                self._finish(special, gave_up(special.row["attempts"]))
+                self._finish(special, gave_up(special.row["attempts"], special.row["reason"]))
             elif self._is_special(special):
                 self._suspects.put(special)
         self.workers.put(ordinary)
@@ -90,7 +102,9 @@ class Drain:
     def _is_special(self, claimed: Claimed) -> bool:
         row = claimed.row
         attempts: int = row["attempts"]
-        return attempts > self._settings.attempts_max or (bool(row["died"]) and attempts >= SUSPECT_ATTEMPTS)
+        if attempts > self._settings.attempts_max:
+            return True
+        return attempts >= SUSPECT_ATTEMPTS and row["died"] and self._handler_of(claimed) is not None
 
     async def keep_claiming(self) -> None:
         """Claim while there is something due and room for it; never returns."""
@@ -118,14 +132,18 @@ class Drain:
         return wait
 
     async def _until_room(self) -> None:
-        while self.stopping or self.workers.queued > self._pace.target // 2 or len(self._unsettled) > UNSETTLED_MAX:
+        while (
+            self.stopping
+            or self.workers.queued > self._pace.target // 2
+            or len(self._unsettled) > UNSETTLED_MAX
+            or not self._claim_room.free
+        ):
             self._room.clear()
             await self._room.wait()
 
     async def _seconds_until_due(self) -> float:
         """How long to sleep: by our own monotonic clock, for the schedule rings by the wall clock, which may be set."""
         due_in = await self._store.seconds_until_due()
-        self.lag_seconds = max(-(due_in or 0.0), 0.0)
         longest = 5 * self._settings.poll_seconds
         # An overdue row that a claim did not take is locked by somebody: soon, not at once.
         return min(max(due_in, 0.05), longest) if due_in is not None else longest
@@ -142,31 +160,42 @@ class Drain:
         if claimed.lost:
             self._drop(claimed)
             return
-        row = claimed.row
-        handler = self._dispatch.find(row["source"], row["event_type"])
+        handler = self._handler_of(claimed)
         if handler is None:
             self._finish(claimed, self._unhandled(claimed))
-            return
-        body = row["payload"]
-        if body is None:
-            try:
-                body = await self._fetch(claimed)
-            except Unavailable:
-                self._finish(claimed, handed_back(row["claims"], 1.0))
-                return
+        elif claimed.row["payload"] is None:
+            await self._perform_large(worker, claimed, handler)
+        else:
+            event = Event(claimed.row, claimed.row["payload"])
+            self.conclude(claimed, await worker.run(handler, event, claimed))
+
+    async def _perform_large(self, worker: Worker, claimed: Claimed, handler: Handler) -> None:
+        """One event whose body did not come with the claim: it is fetched once there is room for it."""
+        size = claimed.row["bytes"]
+        self._fetching.add(claimed)
+        await self._fetch_room.wait_for(size)
         try:
-            ending = await worker.run(handler, Event(row, body), claimed)
+            body = await self._store.body(claimed.id)
+            if self.stopping:
+                return  # and handed back by `stop`
+            self._fetching.discard(claimed)
+            ending = "lost" if claimed.lost else await worker.run(handler, Event(claimed.row, body), claimed)
+            self.conclude(claimed, ending)
+        except Unavailable:
+            self.conclude(claimed, "unready")
         finally:
-            if row["payload"] is None:
-                self._body_room.give_back(row["bytes"])
-        self.conclude(claimed, ending)
+            self._fetching.discard(claimed)
+            self._fetch_room.give_back(size)
+
+    def _handler_of(self, claimed: Claimed) -> Handler | None:
+        return self._dispatch.find(claimed.row["source"], claimed.row["event_type"])
 
     def conclude(self, claimed: Claimed, ending: Ending | Cut) -> None:
         """Turn a run's end into what the settle writes."""
         if ending == "lost" or claimed.lost:
             self._drop(claimed)
-        elif ending == "stopping":
-            self._finish(claimed, handed_back(claimed.row["claims"]))
+        elif ending in ("stopping", "unready"):
+            self._finish(claimed, handed_back(claimed.row["claims"], 1.0 if ending == "unready" else 0.0))
         else:
             assert isinstance(ending, Ending)
             self._finish(claimed, conclude(ending, claimed.row["attempts"], self._settings.attempts_max))
@@ -189,17 +218,8 @@ class Drain:
 
     def _drop(self, claimed: Claimed) -> None:
         """Its lease was lost: somebody else has it, whatever came of it here."""
-        self._body_room.give_back(_inline_bytes(claimed))
-
-    async def _fetch(self, claimed: Claimed) -> bytes:
-        """A body that did not come with the claim, once there is room for it."""
-        size = claimed.row["bytes"]
-        await self._body_room.wait_for(size)
-        try:
-            return await self._store.body(claimed.id)
-        except BaseException:
-            self._body_room.give_back(size)
-            raise
+        self._claim_room.give_back(_inline_bytes(claimed))
+        self._room.set()
 
     async def settle(self) -> int:
         """Write what has ended, up to a batch; how many rows the fence let through."""
@@ -215,11 +235,13 @@ class Drain:
             self._settling = []
         self._leases.let_go(each.claimed for each in batch)
         for each in batch:
-            self._body_room.give_back(_inline_bytes(each.claimed))
+            self._claim_room.give_back(_inline_bytes(each.claimed))
             if each.claimed.id in settled:
                 self._tally.settled(each.claimed, each.outcome)
         if len(self._unsettled) <= UNSETTLED_MAX:
             self._room.set()
+        if any(each.outcome.status == "new" for each in batch):
+            self.ring()  # due perhaps sooner than the claimer means to sleep
         return len(settled)
 
     async def keep_settling(self) -> None:
@@ -232,7 +254,7 @@ class Drain:
                     await self.settle()
                 except Unavailable as error:
                     log.error("settle.delayed", rows=len(self._unsettled), reason=str(error))
-                    await asyncio.sleep(self._settings.poll_seconds)
+                    await asyncio.sleep(min(self._settings.poll_seconds, SETTLE_PAUSE_SECONDS))
 
     async def keep_watch(self) -> None:
         """Cut off what is over its time; never returns."""
@@ -243,16 +265,15 @@ class Drain:
                 if worker.in_thread and worker.cut is None and worker.claimed is not None:
                     log.error("thread.stuck", id=str(worker.claimed.id), hint="a def handler cannot be cancelled")
                 worker.cut_off("timeout")
-            if sum(worker.in_thread for worker in overdue) >= self._settings.stuck_threads_max:
+            if sum(worker.in_thread for worker in overdue) >= self._stuck_max:
                 self.stuck.set()
 
-    def lose(self, claimed: Sequence[Claimed]) -> None:
-        """These leases are gone: cut their runs off, drop their results."""
-        gone = {each.id for each in claimed}
+    def lose(self) -> None:
+        """Leases are gone: cut their runs off, drop their results."""
         for worker in self.workers.workers:
-            if worker.claimed is not None and worker.claimed.id in gone:
+            if worker.claimed is not None and worker.claimed.lost:
                 worker.cut_off("lost")
-        self._suspects.lose(gone)
+        self._suspects.lose()
 
     @property
     def idle(self) -> bool:
@@ -264,7 +285,7 @@ class Drain:
     async def stop(self, grace_seconds: float, hurry: asyncio.Event) -> None:
         """Claim no more; give running handlers their grace (until `hurry`), hand the rest back, and settle."""
         self.stopping = True
-        for claimed in [*self.workers.take_back(), *self._suspects.take_back()]:
+        for claimed in [*self.workers.take_back(), *self._suspects.take_back(), *self._fetching]:
             self._finish(claimed, handed_back(claimed.row["claims"]))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
@@ -278,12 +299,17 @@ class Drain:
                 worker.cut_off("stopping")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5.0):
-                while (  # noqa: ASYNC110 - as above
-                    self._unsettled
-                    or self._settling
-                    or any(w.claimed and not w.in_thread for w in self.workers.workers)
-                ):
+                while self._has_results_coming():  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0.01)
+
+    def _has_results_coming(self) -> bool:
+        return bool(
+            self._claiming
+            or self._unsettled
+            or self._settling
+            or self._suspects.running
+            or any(worker.claimed and not worker.in_thread for worker in self.workers.workers)
+        )
 
 
 class Pace:
@@ -294,16 +320,15 @@ class Pace:
         self._horizon_seconds = horizon_seconds
         self._seen_at = time.monotonic()
         self._seen = 0
-        self._per_second = 0.0
+        self._lately = 0.0  # started within the last `horizon_seconds`, the longer ago the less it counts
         self.target = self._least
 
     def rows(self, started: int) -> int:
         now = time.monotonic()
-        elapsed = now - self._seen_at
-        if elapsed > 0.001:
-            self._per_second = (self._per_second + (started - self._seen) / elapsed) / 2
-            self._seen_at, self._seen = now, started
-        self.target = min(max(int(self._per_second * self._horizon_seconds), self._least), CLAIM_ROWS_MAX)
+        fading = math.exp((self._seen_at - now) / self._horizon_seconds)
+        self._lately = self._lately * fading + started - self._seen
+        self._seen_at, self._seen = now, started
+        self.target = min(max(int(self._lately), self._least), CLAIM_ROWS_MAX)
         return self.target
 
 

@@ -1,24 +1,26 @@
 """What users declare: handlers, and the two exceptions that steer what becomes of an event."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 ANY = "*"
+RETRY_SECONDS_MAX = 7 * 86_400.0
 
 Function: TypeAlias = Callable[..., Any]
 F = TypeVar("F", bound=Function)
 
 
 class Retry(Exception):
-    """Again later: after `after` seconds (0 to 7 days), or by the schedule. Counts as an attempt."""
+    """Again later: after `after` seconds (cut to 0 … 7 days), or by the schedule. Counts as an attempt."""
 
     def __init__(self, why: str = "", *, after: float | None = None) -> None:
         super().__init__(why)
-        if after is not None and not after >= 0:
-            raise ValueError(f"after={after!r}: expected seconds, 0 or more")
-        self.after = after
+        if after is not None and math.isnan(after):
+            raise ValueError("after=nan: expected seconds")
+        self.after = None if after is None else float(min(max(after, 0), RETRY_SECONDS_MAX))
 
 
 class Reject(Exception):
@@ -54,6 +56,8 @@ def on(source: str, *, event: str | None = None) -> Callable[[F], F]:
 
     def declare(function: F) -> F:
         place = _place(function)
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{place}: a handler must not yield, for nothing of it would run")
         try:
             inspect.signature(function).bind(None)
         except TypeError:

@@ -21,9 +21,9 @@ log = get_logger()
 
 
 class Leases:
-    """The rows this process holds. `lost` is called in the main event loop with those it holds no longer."""
+    """The rows this process holds. `lost` is called in the main event loop when some were lost, and are marked so."""
 
-    def __init__(self, database: Database, *, lease_seconds: float, lost: Callable[[Sequence[Claimed]], None]) -> None:
+    def __init__(self, database: Database, *, lease_seconds: float, lost: Callable[[], None]) -> None:
         self._database = database
         self._lease_seconds = lease_seconds
         self._lost = lost
@@ -36,14 +36,16 @@ class Leases:
     def start(self) -> None:
         self._thread.start()
 
-    def hold(self, claimed: Iterable[Claimed]) -> None:
+    def hold(self, claimed: Sequence[Claimed]) -> None:
         with self._lock:
+            # Claimed again by this very process: the first lease ran out, while the database was away.
+            lost = [self._held[each.id] for each in claimed if each.id in self._held]
             self._held.update((each.id, each) for each in claimed)
+        self._tell(lost)
 
     def let_go(self, claimed: Iterable[Claimed]) -> None:
         with self._lock:
-            for each in claimed:
-                self._held.pop(each.id, None)
+            self._forget(claimed)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -89,9 +91,18 @@ class Leases:
 
     def _give_up(self, claimed: Sequence[Claimed]) -> None:
         with self._lock:
-            lost = [each for each in claimed if self._held.pop(each.id, None) is not None]
+            lost = self._forget(claimed)
+        self._tell(lost)
+
+    def _forget(self, claimed: Iterable[Claimed]) -> list[Claimed]:
+        held = [each for each in claimed if self._held.get(each.id) is each]
+        for each in held:
+            del self._held[each.id]
+        return held
+
+    def _tell(self, lost: Sequence[Claimed]) -> None:
         if lost:
             for each in lost:
                 each.lost = True
             log.warning("lease.lost", rows=len(lost))
-            self._main.call_soon_threadsafe(self._lost, lost)
+            self._main.call_soon_threadsafe(self._lost)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from structlog import get_logger
 
-from chassis.database import Unavailable
+from chassis.database import DATA_ERRORS, Unavailable
 from processor.store import Store
 
 DAYS_AHEAD = 14
@@ -23,9 +23,10 @@ log = get_logger()
 class Maintenance:
     """Idempotent; of many processors each step is done by one."""
 
-    def __init__(self, store: Store, *, retention_days: int) -> None:
+    def __init__(self, store: Store, *, retention_days: int, pause_seconds: float = PAUSE_SECONDS) -> None:
         self._store = store
         self._retention_days = retention_days
+        self._pause_seconds = pause_seconds
         self._bell = asyncio.Event()
 
     def ring(self) -> None:
@@ -45,7 +46,7 @@ class Maintenance:
                 detail = await work()
                 if detail is not None:
                     await self._store.step_succeeded(step, detail)
-            except Unavailable as error:
+            except (Unavailable, *DATA_ERRORS) as error:
                 log.error("maintenance.failed", step=step, reason=str(error))
 
     async def make_days(self) -> str | None:
@@ -81,10 +82,9 @@ class Maintenance:
             forgotten += count
         return f"{forgotten} forgotten"
 
-    @staticmethod
-    async def _patiently(work: Callable[[date], Awaitable[T | None]], day: date) -> T | None:
+    async def _patiently(self, work: Callable[[date], Awaitable[T | None]], day: date) -> T | None:
         for _ in range(TRIES):
             if (outcome := await work(day)) is not None:
                 return outcome
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(self._pause_seconds)
         return None

@@ -13,7 +13,6 @@ from protocol import storable
 # weekend. (Standard Webhooks' own schedule, spec/standard-webhooks.md, "Deliverability and reliability".)
 WAITS = (0, 5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 JITTER = 0.2
-RETRY_SECONDS_MAX = 7 * 86_400.0
 HANDED_BACK_SECONDS = 30.0  # until a processor that has the handler looks again
 CLAIMS_MAX = 100  # after so many claims a hand-over no longer gives the attempt back: nothing loops for ever
 DIED = "the processor died while handling it"
@@ -34,7 +33,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ended, in words that cross a process's border."""
+    """How a run ended, in words that PostgreSQL can hold and that cross a process's border."""
 
     kind: Literal["returned", "raised", "retry", "reject", "died"]
     line: str = ""
@@ -48,31 +47,38 @@ HOLDER_DIED = Ending("died", DIED)
 
 
 def ended_with(error: BaseException) -> Ending:
-    """The ending of a run that raised."""
+    """The ending of a run that raised, whatever user code made of its exception."""
+    try:
+        return _ending(error)
+    except Exception as worse:  # noqa: BLE001 - its own words raise, or a field is missing
+        return Ending("raised", _reason(f"{type(error).__name__} (it cannot be told: {type(worse).__name__})"))
+
+
+def _ending(error: BaseException) -> Ending:
     if isinstance(error, Retry):
-        return Ending("retry", str(error) or "asked for another attempt", after=error.after)
+        return Ending("retry", _reason(str(error)) or "asked for another attempt", after=error.after)
     if isinstance(error, Reject):
-        return Ending("reject", str(error) or "rejected by its handler")
+        return Ending("reject", _reason(str(error)) or "rejected by its handler")
     line = traceback.format_exception_only(error)[-1].strip()
-    return Ending("raised", line, "".join(traceback.format_exception(error)))
+    trace = "".join(traceback.format_exception(error))
+    return Ending("raised", _reason(line), storable.text(trace, storable.TRACEBACK_CHARACTERS_MAX))
 
 
 def timed_out(seconds: float) -> Ending:
-    return Ending("raised", f"timed out after {seconds:g} s")
+    return Ending("raised", f"timed out after {seconds:.3g} s")
 
 
 def conclude(ending: Ending, attempts: int, attempts_max: int, jitter: Jitter = random.uniform) -> Outcome:
     """What becomes of an event whose attempt number `attempts` ended so."""
     if ending is RETURNED or ending.kind == "returned":
         return PROCESSED
-    line = storable.text(ending.line, storable.REASON_CHARACTERS_MAX)
-    trace = storable.text(ending.traceback, storable.TRACEBACK_CHARACTERS_MAX) or None
+    line, trace = ending.line, ending.traceback or None
     if ending.kind == "reject":
         return Outcome("failed", line, traceback=trace)
     if attempts >= attempts_max:
         return Outcome("failed", _reason(f"gave up after {attempts} attempts: {line}"), traceback=trace)
     if ending.after is not None:
-        return Outcome("new", line, min(ending.after, RETRY_SECONDS_MAX), traceback=trace)
+        return Outcome("new", line, ending.after, traceback=trace)
     return Outcome("new", line, back_off(attempts, jitter), traceback=trace)
 
 
@@ -81,10 +87,10 @@ def back_off(attempts: int, jitter: Jitter = random.uniform) -> float:
     return WAITS[min(attempts, len(WAITS) - 1)] * jitter(1 - JITTER, 1 + JITTER)
 
 
-def gave_up(attempts: int) -> Outcome:
-    """Claimed once more than there are attempts: its holder died on the last. Nothing is run."""
-    made = attempts - 1
-    return Outcome("failed", f"gave up after {made} attempts: {DIED}", refund=1)
+def gave_up(attempts: int, reason: str | None) -> Outcome:
+    """Claimed when its attempts were used up: its holder died on the last, or fewer are allowed now. Nothing is run."""
+    why = reason or "handed over too often"
+    return Outcome("failed", _reason(f"gave up after {attempts - 1} attempts: {why}"), refund=1, attempted=why == DIED)
 
 
 def handed_back(claims: int, delay: float = 0.0) -> Outcome:

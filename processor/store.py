@@ -33,7 +33,7 @@ BODY_INLINE_BYTES_MAX = 64 * 1024  # a larger body is fetched when its handler s
 LIMITS = {"statement_timeout": "30s", "lock_timeout": "10s"}
 PROBES = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_mergejoin": "off", "jit": "off", **LIMITS}
 CLAIM_PLANS = {**PROBES, "enable_hashjoin": "off"}
-# A settle finds its rows by `id = ANY(…)`, whose partitions are known when it starts, and joins them by hash: as a nested
+# A settle finds its rows by `id = ANY(…)`, whose days are known when it starts, and joins them by hash: as a nested
 # loop it would look at a thousand rows a thousand times.
 SETTLE_PLANS = {**PROBES, "enable_nestloop": "off"}
 
@@ -49,17 +49,19 @@ WITH due AS MATERIALIZED (
    LIMIT $1
      FOR UPDATE SKIP LOCKED),
 fit AS MATERIALIZED (
-  SELECT id, died, bytes
-    FROM (SELECT id, died, bytes, row_number() OVER w AS n,
+  SELECT id, due_at, died, bytes
+    FROM (SELECT id, due_at, died, bytes, row_number() OVER w AS n,
                  sum(CASE WHEN bytes <= {BODY_INLINE_BYTES_MAX} THEN bytes ELSE 0 END) OVER w AS upto
             FROM due WINDOW w AS (ORDER BY due_at, id ROWS UNBOUNDED PRECEDING)) s
    WHERE n = 1 OR upto <= $2)
 UPDATE hookd.events e
-   SET due_at = now() + make_interval(secs => $3), attempts = e.attempts + 1, claims = e.claims + 1, held_by = $4
+   SET due_at = now() + make_interval(secs => $3), attempts = e.attempts + 1, claims = e.claims + 1, held_by = $4,
+       reason = CASE WHEN fit.died THEN '{DIED}' ELSE e.reason END
   FROM fit
  WHERE e.id = fit.id
-RETURNING e.id, e.claims, e.attempts, fit.died, fit.bytes, e.source, e.event_type, e.delivery_id, e.received_at,
-          extract(epoch FROM now() - e.received_at)::float8 AS age_seconds, e.method, e.target, e.headers,
+RETURNING e.id, e.claims, e.attempts, fit.died, e.reason, fit.bytes, e.source, e.event_type, e.delivery_id,
+          e.received_at, extract(epoch FROM now() - e.received_at)::float8 AS age_seconds,
+          extract(epoch FROM now() - fit.due_at)::float8 AS waited_seconds, e.method, e.target, e.headers,
           CASE WHEN fit.bytes <= {BODY_INLINE_BYTES_MAX} THEN e.payload END AS payload
 """
 
@@ -96,13 +98,13 @@ settled AS (
   UPDATE hookd.events e
      SET status = m.status,
          held_by = NULL,
-         reason = m.reason,
+         reason = CASE m.status WHEN 'new' THEN coalesce(m.reason, e.reason) ELSE m.reason END,
          attempts = e.attempts - m.refund,
          due_at = CASE m.status WHEN 'new' THEN now() + make_interval(secs => m.delay) ELSE e.due_at END,
          finished_at = CASE m.status WHEN 'new' THEN NULL ELSE now() END
     FROM mine m
    WHERE e.id = m.id AND e.id = ANY($1)
-  RETURNING e.id, e.claims, e.attempts + m.refund AS attempt, e.status, e.received_at, m.reason, m.traceback, m.noted,
+  RETURNING e.id, e.claims, e.attempts AS attempt, e.status, e.received_at, m.reason, m.traceback, m.noted,
             m.label),
 noted AS (
   INSERT INTO hookd.attempts (event_id, claim, attempt, error, traceback)
@@ -330,15 +332,22 @@ async def listen(database: Database, heard: Callable[[], None]) -> None:
             await asyncio.sleep(1.0)
             continue
         try:
-            await connection.add_listener(CHANNEL, lambda *_: heard())
-            heard()
-            while True:  # asyncpg does not notice a half-open connection
-                await asyncio.sleep(HEALTH_SECONDS)
-                await connection.fetchval("SELECT 1", timeout=HEALTH_TIMEOUT_SECONDS)
+            await _hear(connection, heard)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             pass
         finally:
             connection.terminate()
+
+
+async def _hear(connection: Connection, heard: Callable[[], None]) -> None:
+    cut = asyncio.Event()
+    connection.add_termination_listener(lambda _: cut.set())
+    await connection.add_listener(CHANNEL, lambda *_: heard())
+    heard()
+    while True:  # asyncpg does not notice a half-open connection
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(cut.wait(), HEALTH_SECONDS)
+        await connection.fetchval("SELECT 1", timeout=HEALTH_TIMEOUT_SECONDS)
 
 
 async def greet(connection: Connection) -> None:

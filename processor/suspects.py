@@ -2,20 +2,22 @@
 
 import asyncio
 import base64
-import contextlib
 import os
 import sys
+import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import IO, Any, NoReturn
 from uuid import UUID
 
 import orjson
 from structlog import get_logger
 
-from processor.app import load
+from chassis.database import Unavailable
+from processor.app import AppError, load
 from processor.event import Event
 from processor.handlers import Handler
 from processor.outcome import HOLDER_DIED, RETURNED, Ending, ended_with, timed_out
@@ -23,6 +25,7 @@ from processor.store import Claimed
 from processor.workers import Cut, call
 
 START_SECONDS = 30.0  # importing the app counts neither for nor against the handler
+LATE_SECONDS = 1.0  # between the cancelling of a handler and the end of a child whose handler goes on
 FIELDS = ("source", "event_type", "delivery_id", "attempts", "method", "target", "headers")
 
 log = get_logger()
@@ -62,8 +65,8 @@ class Suspects:
     def running(self) -> bool:
         return self._current is not None
 
-    def lose(self, gone: set[UUID]) -> None:
-        if self._current is not None and self._current.id in gone:
+    def lose(self) -> None:
+        if self._current is not None and self._current.lost:
             self._end("lost")
 
     def kill(self) -> None:
@@ -71,9 +74,8 @@ class Suspects:
 
     def _end(self, why: Cut) -> None:
         self._cut = why
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
 
     async def keep_trying(self) -> None:
         """Try whoever arrives; never returns."""
@@ -83,36 +85,34 @@ class Suspects:
             while self._queue:
                 self._current, self._cut = self._queue.popleft(), None
                 log.warning("suspect.tried_alone", id=str(self._current.id), attempt=self._current.row["attempts"])
-                ending = await self.alone(self._current)
+                try:
+                    ending: Ending | Cut = await self.alone(self._current)
+                except (Unavailable, OSError) as error:
+                    log.warning("suspect.untried", id=str(self._current.id), reason=str(error))
+                    ending = "unready"
                 claimed, self._current = self._current, None
                 self._conclude(claimed, self._cut or ending)
 
     async def alone(self, claimed: Claimed) -> Ending:
-        """Run it in a child process of its own."""
-        ours, theirs = os.pipe()
-        try:
+        """Run it in a child process of its own. Raises Unavailable, and OSError where no process can be started."""
+        body = claimed.row["payload"]
+        told = _packed(claimed, await self._body(claimed) if body is None else body, self._timeout_seconds)
+        # A file, not a pipe: all of it is there when the child has ended, whoever else has it open.
+        with tempfile.TemporaryFile() as answer:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "processor.suspects", self._app, str(theirs),
-                stdin=asyncio.subprocess.PIPE, stdout=sys.stderr, pass_fds=[theirs], start_new_session=True,
+                sys.executable, "-P", "-m", "processor.suspects", self._app, str(answer.fileno()),
+                stdin=asyncio.subprocess.PIPE, stdout=sys.stderr, pass_fds=[answer.fileno()], start_new_session=True,
             )  # fmt: skip
-        finally:
-            os.close(theirs)
-        with os.fdopen(ours, "rb") as answer:
             try:
-                async with asyncio.timeout(START_SECONDS + self._timeout_seconds):
-                    await self._process.communicate(_packed(claimed, await self._body(claimed), self._timeout_seconds))
+                async with asyncio.timeout(0 if self._cut else START_SECONDS + self._timeout_seconds + LATE_SECONDS):
+                    await self._process.communicate(told)
             except TimeoutError:
-                self._end("timeout")
-                self._cut = None
-                await self._process.wait()
                 return timed_out(self._timeout_seconds)
             finally:
                 if self._process.returncode is None:
-                    self._end("stopping")
+                    self._process.kill()
                     await self._process.wait()
-            said = await asyncio.to_thread(answer.read)
-        self._process = None
-        return Ending(**orjson.loads(said)) if said else HOLDER_DIED
+            return _unpacked(answer)
 
 
 def _packed(claimed: Claimed, body: bytes, timeout_seconds: float) -> bytes:
@@ -124,16 +124,37 @@ def _packed(claimed: Claimed, body: bytes, timeout_seconds: float) -> bytes:
     )
 
 
+def _unpacked(answer: IO[bytes]) -> Ending:
+    answer.seek(0)
+    try:
+        return Ending(**orjson.loads(answer.read()))
+    except orjson.JSONDecodeError:  # it died before it had said all
+        return HOLDER_DIED
+
+
 def main(app: str, answer_fd: int) -> None:
     """The child: one event from stdin, its ending to `answer_fd`."""
+    os.set_inheritable(answer_fd, False)
     told = orjson.loads(sys.stdin.buffer.read())
     row = told | {"id": UUID(told["id"]), "received_at": datetime.fromisoformat(told["received_at"])}
-    handler = load(app).find(row["source"], row["event_type"])
-    assert handler is not None
-    ending = _run(handler, Event(row, base64.b64decode(told["body"])), told["timeout_seconds"])
-    with os.fdopen(answer_fd, "wb") as answer:
-        answer.write(orjson.dumps(asdict(ending)))
-    os._exit(0)
+    event, timeout_seconds = Event(row, base64.b64decode(told["body"])), told["timeout_seconds"]
+    turn = threading.Lock()
+
+    def answer(ending: Ending) -> NoReturn:
+        turn.acquire()  # never given back: the first to come ends the process
+        with os.fdopen(answer_fd, "wb") as file:
+            file.write(orjson.dumps(asdict(ending)))
+        os._exit(0)
+
+    try:
+        handler = load(app).find(event.source, event.event_type)
+    except AppError as error:
+        answer(ended_with(error))
+    if handler is None:
+        answer(Ending("raised", "its handler is gone from the app"))
+    # For a thread that nothing can cancel, and a coroutine that goes on after it was.
+    threading.Timer(timeout_seconds + LATE_SECONDS, answer, [timed_out(timeout_seconds)]).start()
+    answer(_run(handler, event, timeout_seconds))
 
 
 def _run(handler: Handler, event: Event, timeout_seconds: float) -> Ending:
@@ -141,14 +162,14 @@ def _run(handler: Handler, event: Event, timeout_seconds: float) -> Ending:
         return call(handler, event)
 
     async def run() -> Ending:
+        limit = asyncio.timeout(timeout_seconds)
+        ending = RETURNED
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with limit:
                 await handler.function(event)
-        except TimeoutError:
-            return timed_out(timeout_seconds)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever user code raises is that event's failure
-            return ended_with(error)
-        return RETURNED
+        except BaseException as error:  # noqa: BLE001 - whatever user code raises is that event's failure
+            ending = ended_with(error)
+        return timed_out(timeout_seconds) if limit.expired() else ending
 
     return asyncio.run(run())
 

@@ -15,7 +15,7 @@ from processor.store import Claimed
 YIELD_EVERY = 100  # handlers that never wait would else keep the event loop to themselves
 WATCH_SECONDS = 0.1
 
-Cut: TypeAlias = Literal["timeout", "lost", "stopping"]
+Cut: TypeAlias = Literal["timeout", "lost", "stopping", "unready"]
 Perform: TypeAlias = Callable[["Worker", Claimed], Awaitable[None]]
 
 
@@ -30,6 +30,7 @@ class Worker:
         self.began = 0.0
         self.cut: Cut | None = None
         self.in_thread = False
+        self.leaving = False
 
     async def run(self, handler: Handler, event: Event, claimed: Claimed) -> Ending | Cut:
         """How the handler's run ended; `lost` or `stopping` when it was cut off for that."""
@@ -41,19 +42,17 @@ class Worker:
             else:
                 ending = await self._run_in_thread(handler, event)
         except asyncio.CancelledError as error:
-            if self.cut is None:
-                if self.task is not None and self.task.cancelling():
-                    raise
-                ending = ended_with(error)  # the handler cancelled itself
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever user code raises is that event's failure
+            if self.leaving:
+                raise
+            ending = ended_with(error)  # cut off, or the handler cancelled itself
+        except BaseException as error:  # noqa: BLE001 - whatever user code raises is that event's failure
             ending = ended_with(error)
         finally:
             cut, self.claimed, self.cut = self.cut, None, None
+        while self.task is not None and self.task.cancelling():
+            self.task.uncancel()
         if cut is None:
             return ending
-        if self.task is not None:
-            while self.task.cancelling():
-                self.task.uncancel()
         return timed_out(self._loop.time() - self.began) if cut == "timeout" else cut
 
     async def _run_in_thread(self, handler: Handler, event: Event) -> Ending:
@@ -119,8 +118,15 @@ class Workers:
     def running(self) -> int:
         return sum(worker.claimed is not None for worker in self.workers)
 
+    def end(self) -> None:
+        """Cancel all, whatever they are doing."""
+        for worker in self.workers:
+            worker.leaving = True
+            if worker.task is not None:
+                worker.task.cancel()
+
     async def _work(self, worker: Worker) -> None:
-        while True:
+        while not worker.leaving:
             if not self._queue:
                 waiter = self._loop.create_future()
                 self._idle.append(waiter)
