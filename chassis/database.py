@@ -163,33 +163,34 @@ class Link:
         """
         try:
             async with asyncio.timeout(timeout), self._turn:
-                return await work(await self._ready())
+                done = await work(await self._ready())
         except DATA_ERRORS:
             raise
         except TimeoutError as error:
-            self.drop()
+            self._fail()
             raise Unavailable(f"PostgreSQL did not answer within {timeout:.3g} s") from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-            self.drop()
+            self._fail()
             raise Unavailable(f"PostgreSQL failed: {_sentence(error)}") from error
-        except asyncio.CancelledError:
-            self.drop()
+        except (Unavailable, asyncio.CancelledError):
+            self._fail()
             raise
+        self._pause = 0.0
+        return done
 
     async def _ready(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
             await asyncio.sleep(self._not_before - time.monotonic())
-            try:
-                self._connection = await self._database.connect(self._name, settings=self._settings)
-                if self._greet is not None:
-                    await self._greet(self._connection)
-            except BaseException:
-                self.drop()
-                self._pause = min(max(self._pause * 2, RETRY_SECONDS_FIRST), RETRY_SECONDS_MAX)
-                self._not_before = time.monotonic() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-                raise
-            self._pause = 0.0
+            self._connection = await self._database.connect(self._name, settings=self._settings)
+            if self._greet is not None:
+                await self._greet(self._connection)
         return self._connection
+
+    def _fail(self) -> None:
+        # A server that lets us in but does no work (read-only, say) must not be stormed with connections either.
+        self.drop()
+        self._pause = min(max(self._pause * 2, RETRY_SECONDS_FIRST), RETRY_SECONDS_MAX)
+        self._not_before = time.monotonic() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
 
     def drop(self) -> None:
         """End the connection at once, whatever it is doing."""

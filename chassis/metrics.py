@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 from structlog import get_logger
 
 NAMES_MAX = 100  # anyone may invent source names: labels and counters beyond these are one, `other`
@@ -11,7 +13,7 @@ OTHER = "other"
 
 TRY_SECONDS = 5.0
 
-__all__ = ["CollectorRegistry", "Counter", "Folded", "Gauge", "publish"]
+__all__ = ["Collector", "CollectorRegistry", "Counter", "CounterMetricFamily", "Folded", "Gauge", "publish"]
 
 log = get_logger()
 

@@ -1,6 +1,7 @@
 """Group commit: what arrives while one write is in flight travels together in the next. Pure queueing, no I/O."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ Row: TypeAlias = tuple[object, ...]
 ROWS_MAX = 1000
 BYTES_MAX = 8 * 1024 * 1024  # one write of 25 MiB bodies by the dozen would hold up every small one behind it
 BYTES_PER_SECOND = 8 * 1024 * 1024  # a batch may take a second longer for each 8 MiB
+PROBE_SECONDS = 1.0  # a lane that fails looks so often whether it would work again
 
 
 class NotWritten(Exception):
@@ -43,11 +45,13 @@ class Lane:
     """One queue, one write at a time.
 
     `write(rows, timeout)` returns when all rows are committed, or raises NotWritten, Refused or AlreadyThere.
+    `failing` says why the last write failed.
     """
 
-    def __init__(self, write: Write, *, timeout_seconds: float) -> None:
+    def __init__(self, write: Write, *, timeout_seconds: float, probe_seconds: float = PROBE_SECONDS) -> None:
         self._write = write
         self._timeout_seconds = timeout_seconds
+        self._probe_seconds = probe_seconds
         self._queue: deque[Waiting] = deque()
         self._in_flight: list[Waiting] = []
         self._arrived = asyncio.Event()
@@ -65,7 +69,7 @@ class Lane:
 
     async def run(self) -> None:
         while True:
-            await self._arrived.wait()
+            await (self._arrived.wait() if self.failing is None else self._arrived_or_mended())
             self._arrived.clear()
             while batch := self._take():
                 self._in_flight = batch
@@ -81,6 +85,16 @@ class Lane:
 
     def __len__(self) -> int:
         return len(self._queue) + len(self._in_flight)
+
+    async def _arrived_or_mended(self) -> None:
+        """Nobody may send anything to a receiver that says it is not ready, so it finds out by itself."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._probe_seconds):
+                await self._arrived.wait()
+                return
+        with contextlib.suppress(NotWritten, Refused):
+            await self._write((), self._timeout_seconds)
+            self.failing = None
 
     def _take(self) -> list[Waiting]:
         batch: list[Waiting] = []

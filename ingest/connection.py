@@ -162,6 +162,10 @@ def is_chunked(request: web.BaseRequest) -> bool:
     return request._message.chunked
 
 
+def is_http_10(request: web.BaseRequest) -> bool:
+    return request._message.version < (1, 1)
+
+
 def refused_by(request: web.BaseRequest) -> Refusal | None:
     """Why the head alone is refused, where it is."""
     if request._message.version < (1, 0):

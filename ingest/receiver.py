@@ -23,6 +23,7 @@ from ingest.connection import (
     body_is_read,
     invite_body,
     is_chunked,
+    is_http_10,
     raw_headers,
     refused_by,
 )
@@ -116,7 +117,6 @@ class Receiver:
             body_is_read(request)
         self.side.hint()
         self.tally.stored(source, len(body))
-        # aiohttp leaks the last trailer of a chunked request into the next request's headers.
         return Accepted(str(event_id).encode(), close=is_chunked(request))
 
     def judge(self, request: web.BaseRequest) -> str:
@@ -155,7 +155,7 @@ class Receiver:
     async def read_slowly(self, request: web.BaseRequest, charged: Charged) -> bytearray:
         if (request.content_length or 0) > self.settings.body_bytes_max:
             raise refusal.body_too_large(self.settings.body_bytes_max)
-        if "Expect" in request.headers:
+        if "Expect" in request.headers and not is_http_10(request):
             if request.headers["Expect"].lower() != "100-continue":
                 raise refusal.expectation()
             await invite_body(request)
@@ -215,11 +215,10 @@ class Receiver:
         remote = self._remotes[peer]
         if not self._trusted or not self._is_trusted(remote):
             return remote
-        for hop in reversed(",".join(request.headers.getall("X-Forwarded-For", ())).split(",")):
-            if (address := _address(hop.strip())) is None:
-                break
-            remote = address
-            if not self._is_trusted(remote):
+        hops = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        for hop in reversed(hops.split(",") if hops else ()):
+            remote = _address(hop.strip())
+            if remote is None or not self._is_trusted(remote):
                 break
         return remote
 
@@ -230,8 +229,13 @@ class Receiver:
 
     def refuse(self, request: web.BaseRequest, why: Refusal) -> web.StreamResponse:
         self.tally.refused(why)
-        close = self.stopping or not request.content.is_eof() or refused_by(request) is not None
-        return answer_refusal(why, close=close)
+        return answer_refusal(why, close=self.closes(request))
+
+    def closes(self, request: web.BaseRequest) -> bool:
+        """Whether the connection ends with this answer."""
+        # aiohttp leaks the last trailer of a chunked request into the next request's headers.
+        unread = not request.content.is_eof()
+        return self.stopping or unread or is_chunked(request) or refused_by(request) is not None
 
     async def own_page(self, request: web.BaseRequest) -> web.StreamResponse:
         """hookd's own pages: is it alive, can it commit."""
@@ -240,7 +244,7 @@ class Receiver:
             return self.refuse(request, Refusal(404, "no_page", "no such page; there are /-/live and /-/ready"))
         if request.method not in ("GET", "HEAD"):
             return self.refuse(request, refusal.method_not_allowed("GET, HEAD"))
-        close = self.stopping or not request.content.is_eof()
+        close = self.closes(request)
         if path == "/-/live":
             return answer(200, {"live": True}, close=close)
         fault = await self.fault()

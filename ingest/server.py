@@ -68,7 +68,7 @@ async def serve(
                 side.send_hints(),
                 metrics.publish(common.metrics_port, slot, registry),
                 every(EXPIRE_SECONDS, *(lane.expire for lane in lanes.values())),
-                every(SWEEP_SECONDS, partial(server.sweep, settings.head_timeout_seconds), tally.publish),
+                every(SWEEP_SECONDS, partial(server.sweep, settings.head_timeout_seconds)),
                 every(SUMMARY_SECONDS, tally.summarize),
                 stop.watch(lifeline),
             )

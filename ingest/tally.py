@@ -1,28 +1,29 @@
 """What the receiver counts: for Prometheus, and for one line in the log every ten seconds."""
 
+from collections.abc import Iterator
 from functools import partial
 
 from structlog import get_logger
 
-from chassis.metrics import CollectorRegistry, Counter, Folded, Gauge
+from chassis.metrics import Collector, CollectorRegistry, Counter, CounterMetricFamily, Folded, Gauge
 from ingest.batch import Lane
 from ingest.refusal import Refusal
 
 log = get_logger()
 
 
-class Tally:
+class Tally(Collector):
     """Counts stored and refused requests."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._folded = Folded()
-        self._stored = Counter("hookd_received", "Webhooks committed and answered", ["source"], registry=registry)
-        self._bytes = Counter("hookd_received_bytes", "Bytes of their bodies", registry=registry)
+        # Plain numbers on the hot path; Prometheus reads them when it scrapes.
+        self._stored: dict[str, int] = {}
+        self._bytes = 0
+        registry.register(self)
         self._refused = Counter("hookd_refused", "Requests turned away", ["status", "reason"], registry=registry)
         self._registry = registry
-        self._new: dict[str, int] = {}
-        self._new_bytes = 0
-        self._stored_since = 0
+        self._summarized = 0
         self._refused_since: dict[str, int] = {}
 
     def watch(self, lanes: dict[str, Lane]) -> None:
@@ -36,18 +37,17 @@ class Tally:
             batches.labels(name).set_function(partial(getattr, lane, "batches_written"))
 
     def stored(self, source: str, size: int) -> None:
-        # Plain numbers here, on the hot path; Prometheus gets them once a second.
         label = self._folded(source)
-        self._new[label] = self._new.get(label, 0) + 1
-        self._new_bytes += size
+        self._stored[label] = self._stored.get(label, 0) + 1
+        self._bytes += size
 
-    def publish(self) -> None:
-        """Hand what was counted to Prometheus. To be called every second or so."""
-        for label, count in self._new.items():
-            self._stored.labels(label).inc(count)
-            self._stored_since += count
-        self._bytes.inc(self._new_bytes)
-        self._new, self._new_bytes = {}, 0
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """What prometheus-client asks of a collector, from its own thread."""
+        received = CounterMetricFamily("hookd_received", "Webhooks committed and answered", labels=["source"])
+        for label, count in self._stored.copy().items():
+            received.add_metric([label], count)
+        yield received
+        yield CounterMetricFamily("hookd_received_bytes", "Bytes of their bodies", self._bytes)
 
     def refused(self, why: Refusal) -> None:
         self._refused.labels(str(why.status), why.slug).inc()
@@ -57,12 +57,12 @@ class Tally:
 
     def summarize(self) -> None:
         """Log what happened since the last summary, if anything did."""
-        self.publish()
-        if self._stored_since or self._refused_since:
+        stored = sum(self._stored.values())
+        if stored > self._summarized or self._refused_since:
             log.info(
                 "ingest.summary",
-                stored=self._stored_since,
+                stored=stored - self._summarized,
                 refused=sum(self._refused_since.values()),
                 **self._refused_since,
             )
-        self._stored_since, self._refused_since = 0, {}
+        self._summarized, self._refused_since = stored, {}

@@ -1,11 +1,14 @@
 """What a body says, for those who ask: text, JSON, form."""
 
+import codecs
 import json
 from email.message import Message
 from typing import Any
 from urllib.parse import parse_qsl
 
 FORM_FIELDS_MAX = 1000  # the body's size is bounded elsewhere; this bounds what it may unfold into
+# Python's own, no character sets: punycode takes hours for a body that any sender may send.
+NOT_CHARACTER_SETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
 
 
 def charset(content_type: str) -> str:
@@ -15,9 +18,9 @@ def charset(content_type: str) -> str:
     named = message.get_content_charset("utf-8")
     try:
         "".encode(named)
+        return named if codecs.lookup(named).name not in NOT_CHARACTER_SETS else "utf-8"
     except (LookupError, ValueError):
         return "utf-8"
-    return named
 
 
 def text(body: bytes, content_type: str = "") -> str:
@@ -27,7 +30,10 @@ def text(body: bytes, content_type: str = "") -> str:
 
 def parse_json(body: bytes) -> Any:
     """The body as JSON, whatever its Content-Type says. Raises ValueError with the place where it breaks."""
-    return json.loads(body)
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
 
 
 def form(body: bytes, content_type: str = "") -> dict[str, str]:

@@ -10,10 +10,11 @@ SOURCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 def path_of(target: str) -> str:
     """The path of a request target; in absolute form (http://host/path) what follows the host counts."""
-    if not target.startswith("/"):
-        _, scheme, rest = target.partition("://")
-        target = "/" + rest.partition("/")[2] if scheme else target
-    return target.partition("?")[0]
+    path = target.partition("?")[0]
+    if not path.startswith("/"):
+        _, scheme, rest = path.partition("://")
+        path = "/" + rest.partition("/")[2] if scheme else path
+    return path
 
 
 @lru_cache(TARGETS_MAX)

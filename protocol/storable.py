@@ -1,4 +1,4 @@
-"""What PostgreSQL cannot hold, made holdable: no value a sender chose may fail the row, or its neighbours in the batch."""
+"""What PostgreSQL cannot hold, made holdable: no value a sender chose may fail its row, or its neighbours' rows."""
 
 NAME_CHARACTERS_MAX = 200  # event types and delivery ids: longer ones are nobody's, and an index entry has 2,704 bytes
 REASON_CHARACTERS_MAX = 500  # a line to read
