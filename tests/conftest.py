@@ -30,6 +30,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On another server only those tests run again that a server may answer differently."""
+    if config.getoption("postgres") == "embedded":
+        return
+    again = [item for item in items if "server_url" in item.fixturenames and not item.get_closest_marker("any_server")]  # type: ignore[attr-defined]
+    config.hook.pytest_deselected(items=[item for item in items if item not in again])
+    items[:] = again
+
+
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     return {"uvloop": uvloop.new_event_loop}
 

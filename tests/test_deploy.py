@@ -40,6 +40,8 @@ from ingest.settings import IngestSettings
 from tests.children import PATIENCE_SECONDS, Hookd, hookd
 from tests.needs import needs
 
+pytestmark = pytest.mark.any_server
+
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 UNITS = sorted(path for path in (DEPLOY / "systemd").iterdir() if path.suffix in (".service", ".socket", ".timer"))

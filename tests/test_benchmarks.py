@@ -1,0 +1,128 @@
+"""The benchmarks run from end to end, lose nothing, tell the truth about targets, and leave nothing behind."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import document, machine, report, sample
+from benchmarks.receiver import Run, missing
+from benchmarks.wrk import Load
+from tests.needs import needs
+
+ROOT = Path(__file__).parents[1]
+SECONDS_MAX = 180
+TINY = (
+    *("--quick", "--rounds", "1", "--seconds", "1", "--warm-seconds", "0.5", "--wal-segments", "2"),
+    *("--events", "600", "--backlog", "600", "--connections", "20"),
+)
+
+needs_wrk = needs(shutil.which("wrk") is not None, "wrk is not installed")
+needs_linux = needs(sys.platform == "linux", "the benchmarks read /proc")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not below pytest's own folder, which is 0700: as root the server runs as another user."""
+    with tempfile.TemporaryDirectory(prefix="hookd-tests-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A run of seconds. It is interrupted when the block ends before it does."""
+    command = (sys.executable, "-m", "benchmarks", *TINY, *arguments)
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.communicate(timeout=SECONDS_MAX)
+
+
+def figures(tmp_path: Path, *names: str) -> tuple[str, dict[str, Any]]:
+    """What a run prints, and what it writes."""
+    file = tmp_path / "figures.json"
+    with started(*names, "--json", str(file)) as process:
+        printed, said = process.communicate(timeout=SECONDS_MAX)
+    assert process.returncode == 0, printed + said
+    return printed, json.loads(file.read_text())
+
+
+@needs_linux
+@needs_wrk
+def test_receiver_figures(tmp_path: Path) -> None:
+    """The receiver is measured beside its two rivals, and every answered id is found in the table."""
+    printed, written = figures(tmp_path, "receiver")
+    (section,) = written["sections"]
+    assert section["wrong"] == []
+    assert all(value > 0 for figure in section["figures"] for value in figure["values"])
+    assert "durable requests/s ÷ answers without storing" in printed
+    assert [figure["target"] is not None for figure in section["figures"]].count(True) == 3
+
+
+@needs_linux
+def test_other_figures(tmp_path: Path) -> None:
+    """Drain, latency and memory are measured without wrk, in one run, each event handled once and processed."""
+    printed, written = figures(tmp_path, "drain", "latency", "memory")
+    assert [section["wrong"] for section in written["sections"]] == [[], [], []]
+    assert {"CPU", "kernel", "Python", "PostgreSQL", "load average at the start"} <= written["machine"].keys()
+    assert "fsync on, synchronous_commit on" in written["machine"]["PostgreSQL"]
+    assert "POST → handler started p95" in printed
+    assert "processor's peak, backlog of 600" in printed
+
+
+@needs_linux
+def test_ctrl_c_leaves_nothing_behind(folder: Path) -> None:
+    """Ctrl-C ends the run, all it started, and its folder; the exit code is 130."""
+    with started("latency", "--seconds", "60", "--folder", str(folder)) as process:
+        assert process.stderr is not None
+        assert "200 a second" in process.stderr.readline()
+        (postmaster,) = folder.glob("*/postgres/postmaster.pid")
+        ours = [*machine.tree(process.pid), *machine.tree(int(postmaster.read_text().splitlines()[0]))]
+        assert len(ours) >= 8  # a receiver, a processor, PostgreSQL's own and their connections
+    assert process.returncode == 130
+    assert not any(list(machine.tree(pid)) for pid in ours)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(0.65, "ok"), (0.649, "MISSED")])
+def test_a_figure_below_its_target_says_so(value: float, verdict: str) -> None:
+    """A figure meets its target exactly, or misses it by the least bit."""
+    figure = report.Figure("ratio", "×", [0.1, value, 9.0], report.Target("≥", 0.65))
+    assert figure.verdict == verdict
+    section = report.Section("Title", "Method.", [figure])
+    assert verdict in report.markdown({"CPU": "any"}, [section])
+    assert section.missed == (["ratio"] if verdict == "MISSED" else [])
+
+
+@pytest.mark.parametrize(("stored", "is_wrong"), [(999, True), (1000, False), (1128, False), (1129, True)])
+def test_a_run_that_loses_is_none(stored: int, is_wrong: bool) -> None:
+    """Each answer of 2xx is a row; more rows than were in flight when the load ended would be wrong as well."""
+    load = Load(requests=1000, seconds=1, refused=0, broken=0, p50_ms=1, p99_ms=2)
+    assert bool(missing("hookd", Run(load, 1.0, 1.0, acknowledged=1000, stored=stored))) is is_wrong
+
+
+def test_the_document_keeps_its_words(tmp_path: Path) -> None:
+    """A new table takes the old one's place between the marks; what stands around stays."""
+    file = tmp_path / "benchmarks.md"
+    file.write_text(f"# Benchmarks\n\nBefore.\n\n{document.BEGIN}\n\nold\n\n{document.END}\n\nAfter.\n")
+    for table in ("one", "two"):
+        document.write(table, file)
+    assert file.read_text() == f"# Benchmarks\n\nBefore.\n\n{document.BEGIN}\n\ntwo\n\n{document.END}\n\nAfter.\n"
+
+
+def test_the_sample_is_a_kilobyte_of_json() -> None:
+    """All figures are taken with 1 KiB of JSON."""
+    assert len(sample.BODY) == 1024
+    assert json.loads(sample.BODY)["type"] == "order.paid"
