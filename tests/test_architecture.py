@@ -20,7 +20,7 @@ ARROWS = {
 DOORS = {
     "aiohttp": {"ingest/connection.py", "ingest/receiver.py"},
     "apscheduler": {"processor/schedule.py"},
-    "asyncpg": {"ingest/store.py", "processor/store.py", "hookd/store.py", "chassis/database.py"},
+    "asyncpg": {"*/store.py", "chassis/database.py"},
     "alembic": {"migrations/*.py", "migrations/versions/*.py"},
     "sqlalchemy": {"migrations/*.py"},
     "prometheus_client": {"chassis/metrics.py"},

@@ -61,7 +61,7 @@ def test_a_handler_that_returned_processed_its_event() -> None:
 
 
 def test_the_schedule_of_retries() -> None:
-    """An event has ten attempts, with waits of about 0, 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h before each."""
+    """Ten attempts, with waits of about 0, 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h before each."""
     minute, hour = 60, 3600
     waits = [back_off(attempts, exactly) for attempts in range(ATTEMPTS_MAX)]
     assert waits == [
