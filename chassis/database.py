@@ -163,16 +163,22 @@ class Link:
         """
         try:
             async with asyncio.timeout(timeout), self._turn:
-                done = await work(await self._ready())
+                return await self._do(work)
         except DATA_ERRORS:
             raise
         except TimeoutError as error:
-            self._fail()
             raise Unavailable(f"PostgreSQL did not answer within {timeout:.3g} s") from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-            self._fail()
             raise Unavailable(f"PostgreSQL failed: {_sentence(error)}") from error
-        except (Unavailable, asyncio.CancelledError):
+
+    async def _do(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        if self._connection is None or self._connection.is_closed():
+            await asyncio.sleep(self._not_before - time.monotonic())
+        try:
+            done = await work(await self._ready())
+        except DATA_ERRORS:
+            raise
+        except BaseException:
             self._fail()
             raise
         self._pause = 0.0
@@ -180,7 +186,6 @@ class Link:
 
     async def _ready(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
-            await asyncio.sleep(self._not_before - time.monotonic())
             self._connection = await self._database.connect(self._name, settings=self._settings)
             if self._greet is not None:
                 await self._greet(self._connection)

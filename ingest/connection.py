@@ -24,7 +24,7 @@ from ingest import refusal
 from ingest.refusal import REASONS, Refusal
 
 HEAD_BYTES_MAX = 64 * 1024  # nginx takes 32 KiB, Apache 8 KiB a line
-HEADERS_MAX = 1000
+HEADERS_MAX = 100  # Apache's own (LimitRequestFields); each costs some 300 bytes beside its text
 PIPELINED_BYTES_MAX = 1024 * 1024  # what may pile up behind a request that waits for its commit
 READ_BYTES = 64 * 1024  # aiohttp buffers twice this for a body nobody reads yet
 LINGER_SECONDS = 2.0  # 0 would let a reset destroy the refusal before the sender reads it
@@ -103,8 +103,10 @@ class Connection(web.RequestHandler):
         if status >= 500:
             why = refusal.our_fault()
             log.error("request.broke", exc_info=exc)
-        elif isinstance(exc, LineTooLong) or message == "Too many headers received":
+        elif isinstance(exc, LineTooLong):
             why = refusal.head_too_large(HEAD_BYTES_MAX)
+        elif message == "Too many headers received":
+            why = refusal.too_many_headers(HEADERS_MAX)
         else:
             why = refusal.malformed((message or "").partition(":")[0].strip() or "bad request")
         self._manager.refused(why)

@@ -98,6 +98,7 @@ class Receiver:
         self._trusted = tuple(ipaddress.ip_network(network) for network in self.settings.trusted_proxies)
         self._remotes: dict[str, str | None] = {}
         self._ready: tuple[float, bool] = (0.0, False)
+        self._asking = asyncio.Lock()
 
     async def receive(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request: with the id of its committed row, or with the reason why there is none."""
@@ -256,9 +257,9 @@ class Receiver:
             return "stopping"
         if self.small.failing or self.large.failing:
             return "the last write failed"
-        now = time.monotonic()
-        if self._ready[0] < now - 1:  # asked once a second at most: the page is open to everybody
-            self._ready = (now, await self.side.can_commit())
+        async with self._asking:  # and once a second at most: the page is open to everybody
+            if self._ready[0] < (now := time.monotonic()) - 1:
+                self._ready = (now, await self.side.can_commit())
         return None if self._ready[1] else "the database does not take writes"
 
 

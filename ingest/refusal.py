@@ -70,6 +70,10 @@ def head_too_large(bytes_max: int) -> Refusal:
     return Refusal(431, "head_size", f"the request's head is larger than {bytes_max} bytes")
 
 
+def too_many_headers(headers_max: int) -> Refusal:
+    return Refusal(431, "head_size", f"the request has more than {headers_max} headers")
+
+
 def expectation() -> Refusal:
     return Refusal(417, "expectation", "the only expectation met here is 100-continue")
 

@@ -236,8 +236,8 @@ class Store:
     # Maintenance: each call is one short transaction under a try-lock, so that of many processors one does it.
 
     async def days(self) -> list[date]:
-        """The UTC days that have a partition."""
-        return await self._column("SELECT day FROM hookd.days()")
+        """The UTC days that have a partition. (One that somebody made by hand has no day.)"""
+        return await self._column("SELECT day FROM hookd.days() WHERE day IS NOT NULL")
 
     async def today(self) -> date:
         """The current UTC day by the database's clock."""

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -17,8 +16,8 @@ import uvloop
 from chassis.database import Connection, Database
 from chassis.embedded import Embedded
 from migrations.upgrade import upgrade
-
-DEBIAN = Path("/usr/lib/postgresql/15/bin")
+from tests.databases import DEBIAN, execute, with_name
+from tests.receiving import Local, receiving
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -105,13 +104,25 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-def with_name(url: str, database: str) -> str:
-    return urlsplit(url)._replace(path=f"/{database}").geturl()
+@pytest.fixture(scope="module")
+async def url(server_url: str, template: str) -> AsyncIterator[str]:
+    """A database for those tests of a chapter that mind no rows but their own."""
+    name = f"test_{uuid4().hex}"
+    await execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield with_name(server_url, name)
+    await execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def execute(url: str, sql: str) -> None:
+@pytest.fixture(scope="module")
+async def receiver(url: str) -> AsyncIterator[Local]:
+    """A receiver for them, as it is where nobody set anything."""
+    async with receiving(url) as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+async def table(url: str) -> AsyncIterator[Connection]:
+    """And a connection to look at their rows."""
     connection: Connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()
+    yield connection
+    await connection.close()

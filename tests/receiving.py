@@ -24,6 +24,7 @@ from chassis.sockets import open_listeners
 from ingest.server import serve
 from ingest.settings import IngestSettings
 from tests.children import Hookd, hookd
+from tests.databases import execute
 
 PATIENCE_SECONDS = 20.0  # far more than anything here takes: a test that hangs shall fail
 BACK_SECONDS = 5.0  # a receiver works again so soon after its database does
@@ -413,3 +414,33 @@ async def in_time(check: Callable[[], Awaitable[T]], wanted: Callable[[T], bool]
         while not wanted(result := await check()):
             pass
     return result
+
+
+async def refused(receiver: Local, table: Connection, *parts: bytes, to_head: bool = False) -> Answer:
+    """The answer to what must leave nothing behind."""
+    before = await stored(table)
+    answer = await receiver.ask(*parts, to_head=to_head)
+    assert answer.status >= 400
+    if not to_head:
+        assert answer.error
+    assert await stored(table) == before
+    return answer
+
+
+@asynccontextmanager
+async def away(server_url: str, connection: Connection) -> AsyncIterator[None]:
+    """Nobody is let in, and whoever was in is thrown out; this connection excepted."""
+    name = await connection.fetchval("SELECT current_database()")
+    await execute(server_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    await throw_out(connection)
+    yield
+    await execute(server_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+async def throw_out(connection: Connection) -> int:
+    """How many of the receiver's connections were ended."""
+    ended = await connection.fetch(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'hookd receiver%' AND datname = current_database()"
+    )
+    return len(ended)

@@ -13,7 +13,7 @@ from chassis.database import (
     check_revision,
     clock_offset_seconds,
 )
-from tests.conftest import execute, with_name
+from tests.databases import execute, with_name
 
 
 async def ask(connection: Connection) -> int:

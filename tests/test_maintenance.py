@@ -145,11 +145,28 @@ async def test_two_processors_at_once(database: Database, connection: Connection
         await store.close()
 
 
-async def test_a_step_that_fails_stops_nothing(maintenance: Maintenance, connection: Connection) -> None:
-    """A step that cannot be done, for a partition somebody made by hand say, is reported; the others are done."""
+async def test_a_partition_made_by_hand_is_left_alone(maintenance: Maintenance, connection: Connection) -> None:
+    """A partition that is no day of hookd's is none of its business."""
     await connection.execute(
         "CREATE TABLE hookd.events_by_hand PARTITION OF hookd.events"
         " FOR VALUES FROM ('ffff0000-0000-0000-0000-000000000000') TO (MAXVALUE)"
+    )
+    await maintenance.run()
+    assert set(await details(connection)) == {"days", "retention", "keys"}
+    assert await connection.fetchval("SELECT to_regclass('hookd.events_by_hand')") is not None
+
+
+async def test_a_step_that_fails_stops_nothing(maintenance: Maintenance, connection: Connection) -> None:
+    """A step that cannot be done is reported, whatever the database says of it; the others are done."""
+    await an_event(connection, status="processed", received="40 days ago")
+    await drop(connection, "3 days")
+    await connection.execute(
+        """
+        CREATE TABLE hookd.events_by_hand PARTITION OF hookd.events
+            FOR VALUES FROM (hookd.uuid_at(date_trunc('day', now() + interval '3 days') + interval '1 h'))
+                         TO (hookd.uuid_at(date_trunc('day', now() + interval '3 days') + interval '2 h'));
+        CREATE OR REPLACE FUNCTION hookd.drop_day(day date) RETURNS text LANGUAGE sql AS 'SELECT (1 / 0)::text';
+        """
     )
     with capture_logs() as logs:
         await maintenance.run()
@@ -157,6 +174,8 @@ async def test_a_step_that_fails_stops_nothing(maintenance: Maintenance, connect
         ("maintenance.failed", "days"),
         ("maintenance.failed", "retention"),
     ]
+    assert "would overlap partition" in logs[0]["reason"]
+    assert "division by zero" in logs[1]["reason"]
     assert set(await details(connection)) == {"keys"}
 
 

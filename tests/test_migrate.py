@@ -15,7 +15,7 @@ from chassis.database import Connection
 from chassis.embedded import Embedded, binaries
 from migrations.upgrade import latest
 from tests.commands import Hookd
-from tests.conftest import execute
+from tests.databases import execute
 
 SCHEMA = """
 SELECT c.relname, c.relkind::text, c.reloptions, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,

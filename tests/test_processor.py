@@ -14,7 +14,7 @@ import pytest
 from chassis.database import Connection
 from processor.schedule import Schedule
 from tests.children import Hookd, hookd
-from tests.conftest import execute
+from tests.databases import execute
 from tests.factories import an_event, at, events, row_of
 from tests.processing import Watch, an_app
 

@@ -24,6 +24,8 @@ from tests.receiving import (
     stored,
 )
 
+pytestmark = pytest.mark.any_server
+
 
 async def served(receiver: Receiver) -> Sender:
     """A sender whose first request was answered, and whose connection stays."""

@@ -15,7 +15,7 @@ from chassis.database import Connection, Database
 from hookd import standing
 from hookd.store import LOOKED_AT_MAX, Standing, Store
 from tests.commands import Hookd
-from tests.conftest import execute
+from tests.databases import execute
 from tests.factories import an_event, at, events
 
 MANY = """

@@ -16,6 +16,8 @@ from tests.children import hookd
 from tests.factories import an_event, counts, events, row_of
 from tests.processing import Gate, Watch, a_handler, an_app, processing
 
+pytestmark = pytest.mark.any_server
+
 # As a row stands when the process that held it for the second time has died.
 DIED_TWICE: dict[str, Any] = {"held_by": "a dead one", "attempts": 2, "claims": 2, "due": "1 second ago"}
 RETRIED = "id = $1 AND status = 'new' AND held_by IS NULL AND attempts = 3"
@@ -210,14 +212,15 @@ async def test_a_suspect_that_hangs(database: Database, connection: Connection, 
     assert {(await row_of(connection, event_id))["reason"] for event_id in ids} == {"timed out after 0.3 s"}
 
 
+@pytest.mark.parametrize("count", [1, 2])
 async def test_a_suspect_is_handed_back(
-    database: Database, connection: Connection, watch: Watch, tmp_path: Path
+    database: Database, connection: Connection, watch: Watch, tmp_path: Path, count: int
 ) -> None:
     """Told to stop, it ends the suspect's child, and hands it back with its attempt: still known for a suspect."""
-    ids = [await an_event(connection, source="thread", **DIED_TWICE) for _ in range(2)]
+    ids = [await an_event(connection, source="thread", **DIED_TWICE) for _ in range(count)]
     with capture_logs() as logs:
         async with processing(database, never_here, app=an_app(tmp_path, HANGS), grace_seconds=0) as parts:
-            await watch.until("(SELECT count(*) FROM hookd.events WHERE claims = 3) = 2")
+            await watch.until("(SELECT count(*) FROM hookd.events WHERE claims = 3) = $1", count)
             while not parts.suspects.running:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0)
     assert [line["event"] for line in logs] == ["suspect.tried_alone"]
