@@ -212,7 +212,7 @@ def memory_kib(pid: int, name: str = "VmRSS") -> int:
 @any_server
 @reads_memory
 @pytest.mark.parametrize(
-    ("senders", "size", "lines", "kib_each"), [(1000, 800 * KIB, 100, 64), (1000, 60 * KIB, 95, 130)]
+    ("senders", "size", "lines", "kib_each"), [(1000, 800 * KIB, 100, 64), (1000, 60 * KIB, 95, 180)]
 )
 async def test_unfinished_heads_cost_little(
     database_url: str, senders: int, size: int, lines: int, kib_each: int
