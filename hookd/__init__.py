@@ -10,7 +10,7 @@ async def deploy(event: hookd.Event) -> None:
 try:
     from processor.event import Event
     from processor.handlers import Reject, Retry, on
-except ImportError as error:  # a processor.py or protocol.py that comes first on the import path
+except (ImportError, AttributeError) as error:  # a processor.py or protocol.py that comes first on the import path
     raise ImportError(
         f"{error}: a file of yours named processor.py or protocol.py hides hookd's own package; "
         "start Python with -P, or rename the file"
