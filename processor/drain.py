@@ -22,6 +22,8 @@ from processor.tally import Tally
 from processor.workers import Cut, Worker, Workers
 
 CLAIM_ROWS_MAX = 1000  # claims of 250 to 500 drain a third slower
+HELD_ROWS_MAX = 1500  # and while one is under way the workers have this much less to do
+REFILL_SHARE = 3  # claimed again when a third of what may be held is left
 SETTLE_ROWS_MAX = 1000
 SETTLE_PAUSE_SECONDS = 1.0  # back soon after the database's return
 UNSETTLED_MAX = 4000  # results that wait for the database before nothing more is started
@@ -75,7 +77,7 @@ class Drain:
 
     async def claim(self) -> int:
         """Hold what is due and fits, and hand it to the workers; how many rows that was."""
-        wanted = max(self._pace.rows(self.workers.started) - self.workers.queued, 1)
+        wanted = min(max(self._pace.rows(self.workers.started) - self.workers.queued, 1), CLAIM_ROWS_MAX)
         self._claiming = True
         try:
             claimed = await self._store.claim(wanted, self._claim_room.free, self.due_until, time.monotonic)
@@ -134,7 +136,7 @@ class Drain:
     async def _until_room(self) -> None:
         while (
             self.stopping
-            or self.workers.queued > self._pace.target // 2
+            or self.workers.queued > self._pace.target // REFILL_SHARE
             or len(self._unsettled) > UNSETTLED_MAX
             or not self._claim_room.free
         ):
@@ -155,7 +157,7 @@ class Drain:
 
     async def _perform(self, worker: Worker, claimed: Claimed) -> None:
         """One event, from its start to its outcome."""
-        if self.workers.queued <= self._pace.target // 2:
+        if self.workers.queued <= self._pace.target // REFILL_SHARE:
             self._room.set()
         if claimed.lost:
             self._drop(claimed)
@@ -316,7 +318,7 @@ class Pace:
     """How many rows to hold: what can start within `horizon_seconds` at the pace seen lately."""
 
     def __init__(self, least: int, horizon_seconds: float) -> None:
-        self._least = min(least, CLAIM_ROWS_MAX)
+        self._least = min(least, HELD_ROWS_MAX)
         self._horizon_seconds = horizon_seconds
         self._seen_at = time.monotonic()
         self._seen = 0
@@ -328,7 +330,7 @@ class Pace:
         fading = math.exp((self._seen_at - now) / self._horizon_seconds)
         self._lately = self._lately * fading + started - self._seen
         self._seen_at, self._seen = now, started
-        self.target = min(max(int(self._lately), self._least), CLAIM_ROWS_MAX)
+        self.target = min(max(int(self._lately), self._least), HELD_ROWS_MAX)
         return self.target
 
 

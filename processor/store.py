@@ -80,32 +80,22 @@ UPDATE hookd.events e
 RETURNING e.id
 """
 
-# The fence: id, claims, held_by, status. A settle that is sent twice, after a replay or too late finds no row.
+# The fence: id, claims, held_by, status. A settle that is sent twice, after a replay or too late finds no row. It locks
+# no row beforehand: by the fence no two processes settle the same one, and claims and renewals skip what is locked.
 SETTLE = """
-WITH result AS (
-  SELECT *
+WITH settled AS (
+  UPDATE hookd.events e
+     SET status = r.status,
+         held_by = NULL,
+         reason = CASE r.status WHEN 'new' THEN coalesce(r.reason, e.reason) ELSE r.reason END,
+         attempts = e.attempts - r.refund,
+         due_at = CASE r.status WHEN 'new' THEN now() + make_interval(secs => r.delay) ELSE e.due_at END,
+         finished_at = CASE r.status WHEN 'new' THEN NULL ELSE now() END
     FROM unnest($1::uuid[], $2::int[], $3::text[], $4::float8[], $5::int[], $6::text[], $7::text[], $8::bool[],
                 $9::text[])
-         AS r(id, claims, status, delay, refund, reason, traceback, noted, label)),
-mine AS MATERIALIZED (
-  SELECT r.*
-    FROM result r
-    JOIN hookd.events e ON e.id = r.id AND e.claims = r.claims
-   WHERE e.id = ANY($1) AND e.status = 'new' AND e.held_by IS NOT NULL
-   ORDER BY e.id
-     FOR UPDATE OF e),
-settled AS (
-  UPDATE hookd.events e
-     SET status = m.status,
-         held_by = NULL,
-         reason = CASE m.status WHEN 'new' THEN coalesce(m.reason, e.reason) ELSE m.reason END,
-         attempts = e.attempts - m.refund,
-         due_at = CASE m.status WHEN 'new' THEN now() + make_interval(secs => m.delay) ELSE e.due_at END,
-         finished_at = CASE m.status WHEN 'new' THEN NULL ELSE now() END
-    FROM mine m
-   WHERE e.id = m.id AND e.id = ANY($1)
-  RETURNING e.id, e.claims, e.attempts AS attempt, e.status, e.received_at, m.reason, m.traceback, m.noted,
-            m.label),
+         AS r(id, claims, status, delay, refund, reason, traceback, noted, label)
+   WHERE e.id = r.id AND e.id = ANY($1) AND e.claims = r.claims AND e.status = 'new' AND e.held_by IS NOT NULL
+  RETURNING e.id, e.claims, e.attempts AS attempt, e.status, e.received_at, r.reason, r.traceback, r.noted, r.label),
 noted AS (
   INSERT INTO hookd.attempts (event_id, claim, attempt, error, traceback)
   SELECT id, claims, attempt, reason, traceback FROM settled WHERE noted),

@@ -359,7 +359,7 @@ def test_no_more_is_held_than_can_start_soon() -> None:
     assert pace.rows(0) == 4
     assert pace.rows(4) == 4
     assert 100 < pace.rows(104) <= 104
-    assert pace.rows(5000) == 1000  # a claim's own limit
+    assert pace.rows(5000) == 1500  # a limit of its own
     short = Pace(4, horizon_seconds=0.001)
     short.rows(500)
     time.sleep(0.02)

@@ -13,7 +13,7 @@ import pytest
 
 from chassis.database import Connection
 from processor.schedule import Schedule
-from tests.children import Hookd, hookd
+from tests.children import PATIENCE_SECONDS, Hookd, hookd
 from tests.databases import execute
 from tests.factories import an_event, at, events, row_of
 from tests.processing import Watch, an_app
@@ -36,6 +36,7 @@ HANG = '@hookd.on("*")\ndef handle(event): time.sleep(60)\n'
 SWALLOW = """
 @hookd.on("*")
 async def handle(event):
+    open(__file__ + ".began", "w").close()
     while True:
         try:
             await asyncio.sleep(60)
@@ -203,7 +204,9 @@ async def test_a_hanging_handler_does_not_keep_it(
         assert await daemon.stop() == 0
     assert await connection.fetchval("SELECT count(*) FROM hookd.events WHERE held_by IS NULL AND attempts = 0") == 1
     async with processor(database_url, an_app(tmp_path, SWALLOW), grace_seconds="0") as daemon:
-        await watch.until("held_by IS NOT NULL")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not list(tmp_path.glob("*.began")):  # noqa: ASYNC110 - a file tells nobody
+                await asyncio.sleep(0.01)
         assert await daemon.stop() == 1
     assert daemon.lines[-1]["event"] == "processor.left"
 

@@ -19,6 +19,8 @@ from tests.children import Hookd, hookd
 from tests.factories import events
 from tests.load import Load
 
+pytestmark = pytest.mark.any_server
+
 APP = """
 import os, hookd
 
