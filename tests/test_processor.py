@@ -45,6 +45,10 @@ async def handle(event):
 """
 
 
+def has_begun(folder: Path) -> bool:
+    return any(folder.glob("*.began"))
+
+
 @pytest.fixture
 async def watch(connection: Connection) -> Watch:
     return await Watch.over(connection)
@@ -205,7 +209,7 @@ async def test_a_hanging_handler_does_not_keep_it(
     assert await connection.fetchval("SELECT count(*) FROM hookd.events WHERE held_by IS NULL AND attempts = 0") == 1
     async with processor(database_url, an_app(tmp_path, SWALLOW), grace_seconds="0") as daemon:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not list(tmp_path.glob("*.began")):  # noqa: ASYNC110 - a file tells nobody
+            while not has_begun(tmp_path):  # noqa: ASYNC110 - a file tells nobody
                 await asyncio.sleep(0.01)
         assert await daemon.stop() == 1
     assert daemon.lines[-1]["event"] == "processor.left"
