@@ -1,5 +1,6 @@
 """At an ordinary load: how long a sender waits for its answer, and how soon the handler starts."""
 
+import asyncio
 import statistics
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -7,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import machine
 from benchmarks.bench import Bench
 from benchmarks.drain import until_settled
 from benchmarks.http import first_answer
@@ -15,6 +17,7 @@ from benchmarks.processes import HOOKD, PYTHON, Child, free_port, output_of, run
 from benchmarks.report import Figure, Section, Target
 
 RATE = 200
+FSYNCS = 400
 SECONDS_FACTOR = 3  # of the other figures' time under load: a p99 wants some thousand samples
 HANDLERS = """\
 import os
@@ -45,20 +48,21 @@ class Run:
 
     answered: Sequence[float]
     started: Sequence[float]
+    disk: Sequence[float]
 
 
 async def measure(bench: Bench) -> Section:
     section = Section(f"Latency at {RATE} a second", METHOD)
     runs = [await one_run(bench, section) for _ in range(bench.scale.rounds)]
-    targets = {"answered p95": Target("≤", 4), "handler started p95": Target("≤", 20)}
-    for name, values in (
-        ("answered", [run.answered for run in runs]),
-        ("handler started", [run.started for run in runs]),
-    ):
+    of_all = {
+        "POST → answered": ([run.answered for run in runs], Target("≤", 4)),
+        "POST → handler started": ([run.started for run in runs], Target("≤", 20)),
+        f"the disk alone, an fdatasync of 8 KiB {RATE} times a second:": ([run.disk for run in runs], None),
+    }
+    for name, (values, target) in of_all.items():
         for percent in (50, 95, 99):
-            called = f"{name} p{percent}"
             each = [percentile(samples, percent) for samples in values]
-            section.figures.append(Figure(f"POST → {called}", "ms", each, targets.get(called)))
+            section.figures.append(Figure(f"{name} p{percent}", "ms", each, target if percent == 95 else None))
     section.notes.append(
         f"{sum(len(run.answered) for run in runs):,} POSTs, each answered with 2xx, handled once and processed"
     )
@@ -66,6 +70,7 @@ async def measure(bench: Bench) -> Section:
 
 
 async def one_run(bench: Bench, section: Section) -> Run:
+    disk = await asyncio.to_thread(machine.fsyncs, bench.folder, FSYNCS, 1 / RATE)
     started = bench.folder / "started"
     started.unlink(missing_ok=True)
     async with both(bench, started) as (port, url, processor, first):
@@ -84,6 +89,7 @@ async def one_run(bench: Bench, section: Section) -> Run:
     run = Run(
         [(answered - due) / MILLISECONDS for due, answered in posts.values()],
         [(began[event_id] - due) / MILLISECONDS for event_id, (due, _) in posts.items() if event_id in began],
+        disk,
     )
     bench.say(
         f"latency: p95 answered {percentile(run.answered, 95):.1f} ms, started {percentile(run.started, 95):.1f} ms"

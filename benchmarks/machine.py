@@ -22,7 +22,7 @@ def settings(folder: Path) -> dict[str, str]:
     return {
         "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / MIB / 1024:.0f} GiB",
-        "disk": f"{_file_system(folder)}, fdatasync of 8 KiB {fsync_milliseconds(folder):.2f} ms (median of {FSYNCS})",
+        "disk": f"{_file_system(folder)}, fdatasync of 8 KiB {statistics.median(fsyncs(folder, FSYNCS)):.2f} ms (median of {FSYNCS})",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
         "libraries": ", ".join(
@@ -36,16 +36,22 @@ def load_average() -> str:
     return " ".join(f"{value:.2f}" for value in os.getloadavg())
 
 
-def fsync_milliseconds(folder: Path) -> float:
-    """What a commit waits for: no durable receiver is faster than its disk, one commit at a time."""
+def fsyncs(folder: Path, count: int, pause_seconds: float = 0) -> list[float]:
+    """How many milliseconds each fdatasync of 8 KiB takes: what a commit waits for, and no durable receiver is faster.
+
+    In a file that has its blocks already, as PostgreSQL's WAL has.
+    """
     taken = []
     with tempfile.NamedTemporaryFile(dir=folder) as file:
-        for _ in range(FSYNCS):
-            os.pwrite(file.fileno(), os.urandom(8 * KIB), 0)
+        file.write(bytes(count * 8 * KIB))
+        os.fsync(file.fileno())
+        for number in range(count):
+            time.sleep(pause_seconds)
+            os.pwrite(file.fileno(), os.urandom(8 * KIB), number * 8 * KIB)
             began = time.perf_counter()
             os.fdatasync(file.fileno())
-            taken.append(time.perf_counter() - began)
-    return statistics.median(taken) * 1000
+            taken.append((time.perf_counter() - began) * 1000)
+    return taken
 
 
 def _cpu_model() -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-DIGITS = {"×": 2, "ms": 1, "µs": 1, "MiB": 1, "KiB": 2, "/s": 0, "": 0, "%": 0}
+DIGITS = {"×": 2, "ms": 2, "µs": 1, "MiB": 1, "KiB": 2, "/s": 0, "": 0, "%": 0}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +11,7 @@ from structlog import get_logger
 from chassis import metrics
 from chassis.database import Database, Unavailable
 from chassis.lifeline import Lifeline
-from chassis.process import Stop, every
+from chassis.process import Stop, every, relax_collector
 from chassis.settings import CommonSettings
 from ingest.batch import Lane
 from ingest.connection import Server, require_c_parser
@@ -91,10 +90,7 @@ async def _listen_until(
     for listener in listeners:
         host, port = listener.getsockname()[:2]
         log.info("ingest.listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-    # What was made at start lives for ever: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    relax_collector()
     await stop.asked.wait()
     receiver.stopping = server.stopping = True
     for each in listening:

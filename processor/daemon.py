@@ -12,16 +12,15 @@ from structlog import get_logger
 from chassis import metrics
 from chassis.database import Database, DatabaseError, Unavailable
 from chassis.lifeline import Lifeline
-from chassis.process import Stop, every
+from chassis.process import Stop, every, relax_collector
 from chassis.settings import CommonSettings
 from processor.dispatch import Dispatch
 from processor.drain import Drain
 from processor.lease import Leases
-from processor.maintenance import Maintenance
+from processor.maintenance import EVERY_SECONDS, Maintenance
 from processor.outcome import Ending
-from processor.schedule import MAINTENANCE_SECONDS, Schedule
 from processor.settings import ProcessorSettings
-from processor.store import Claimed, Store, listen
+from processor.store import SETTLE_LANES, Claimed, Store, listen
 from processor.suspects import Suspects
 from processor.tally import Tally
 from processor.workers import Cut
@@ -66,6 +65,7 @@ class Parts:
     @asynccontextmanager
     async def at_work(self, *others: Awaitable[None]) -> AsyncIterator[None]:
         """Claiming, running, settling, renewing, and `others` beside, until the block ends."""
+        relax_collector()
         self.leases.start()
         with ExitStack() as left:
             async with asyncio.TaskGroup() as group:
@@ -74,7 +74,7 @@ class Parts:
                     group.create_task(_run(work))
                     for work in (
                         self.drain.keep_claiming(),
-                        self.drain.keep_settling(),
+                        *(self.drain.keep_settling(lane) for lane in SETTLE_LANES),
                         self.drain.keep_watch(),
                         self.suspects.keep_trying(),
                         *others,
@@ -106,6 +106,8 @@ async def run(
     await _until_reachable(parts.store)
     await _know_counted_sources(parts)
     stop = Stop().hear_signals()
+    from processor.schedule import Schedule  # noqa: PLC0415 - cron starts `--once` often, which has no use for it
+
     schedule = Schedule(poll_seconds=settings.poll_seconds, drain=parts.drain.ring, maintain=parts.maintenance.ring)
     others = (
         parts.maintenance.keep_up(),
@@ -152,7 +154,7 @@ async def once(
     if parts.drain.failure is not None:
         raise parts.drain.failure
     since = await parts.store.seconds_since_maintenance()
-    if since is None or since > MAINTENANCE_SECONDS:
+    if since is None or since > EVERY_SECONDS:
         await parts.maintenance.run()
     left = await parts.store.seconds_until_due()
     await parts.store.close()

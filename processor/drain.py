@@ -56,7 +56,7 @@ class Drain:
         self._room = asyncio.Event()
         self._ended = asyncio.Event()
         self._unsettled: list[Settlement] = []
-        self._settling: list[Settlement] = []
+        self._settling = 0  # batches on their way
         # Two rooms: rows that wait for a worker must not keep the body out that their worker waits for.
         self._claim_room = Room(settings.held_bytes_max // 2)
         self._fetch_room = Room(settings.held_bytes_max // 2)
@@ -223,37 +223,36 @@ class Drain:
         self._claim_room.give_back(_inline_bytes(claimed))
         self._room.set()
 
-    async def settle(self) -> int:
+    async def settle(self, lane: int = 0) -> int:
         """Write what has ended, up to a batch; how many rows the fence let through."""
         batch, self._unsettled = self._unsettled[:SETTLE_ROWS_MAX], self._unsettled[SETTLE_ROWS_MAX:]
-        self._settling = batch
+        self._settling += 1
         try:
             held = [each for each in batch if not each.claimed.lost]
-            settled = await self._store.settle(held) if held else set()
+            settled = await self._store.settle(held, lane) if held else set()
         except Unavailable:
             self._unsettled = batch + self._unsettled
             raise
         finally:
-            self._settling = []
+            self._settling -= 1
         self._leases.let_go(each.claimed for each in batch)
         for each in batch:
             self._claim_room.give_back(_inline_bytes(each.claimed))
-            if each.claimed.id in settled:
-                self._tally.settled(each.claimed, each.outcome)
+        self._tally.settled([each for each in held if each.claimed.row["id"] in settled])
         if len(self._unsettled) <= UNSETTLED_MAX:
             self._room.set()
         if any(each.outcome.status == "new" for each in batch):
             self.ring()  # due perhaps sooner than the claimer means to sleep
         return len(settled)
 
-    async def keep_settling(self) -> None:
+    async def keep_settling(self, lane: int) -> None:
         """Settle whenever something has ended; never returns."""
         while True:
             await self._ended.wait()
             self._ended.clear()
             while self._unsettled:
                 try:
-                    await self.settle()
+                    await self.settle(lane)
                 except Unavailable as error:
                     log.error("settle.delayed", rows=len(self._unsettled), reason=str(error))
                     await asyncio.sleep(min(self._settings.poll_seconds, SETTLE_PAUSE_SECONDS))

@@ -10,6 +10,7 @@ from structlog import get_logger
 from chassis.database import DATA_ERRORS, Unavailable
 from processor.store import Store
 
+EVERY_SECONDS = 600.0
 DAYS_AHEAD = 14
 KEYS_A_STEP = 1000
 TRIES = 20

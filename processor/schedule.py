@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-MAINTENANCE_SECONDS = 600.0
+from processor.maintenance import EVERY_SECONDS
 
 
 class Schedule:
@@ -16,7 +16,7 @@ class Schedule:
         logging.getLogger("apscheduler").setLevel(logging.ERROR)  # else two lines for each ring
         # APScheduler goes by the wall clock and skips what is a second late: late rings are rung, and only once.
         self._scheduler = AsyncIOScheduler(timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True})
-        for ring, seconds in ((drain, poll_seconds), (maintain, MAINTENANCE_SECONDS)):
+        for ring, seconds in ((drain, poll_seconds), (maintain, EVERY_SECONDS)):
             self._scheduler.add_job(_in_loop, "interval", args=[ring], seconds=seconds, next_run_time=datetime.now(UTC))
 
     def start(self) -> None:

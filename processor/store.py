@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -25,6 +25,7 @@ from processor.outcome import DIED, Outcome
 REVISION_NEEDED = "0001"
 CHANNEL = "hookd"
 STATEMENT_SECONDS = 10.0
+SETTLE_LANES = (0, 1)  # while one batch is being committed the next is sent
 HEALTH_SECONDS, HEALTH_TIMEOUT_SECONDS = 5.0, 2.0
 BODY_INLINE_BYTES_MAX = 64 * 1024  # a larger body is fetched when its handler starts
 
@@ -140,8 +141,7 @@ class Claimed:
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What the settle is to write for a claimed row; `label`: the source's name in the counters."""
 
     claimed: Claimed
@@ -151,13 +151,15 @@ class Settlement:
 
 
 class Store:
-    """Three connections: one claims, one settles, one is for everything that may wait."""
+    """Four connections: one claims, two settle by turns, one is for everything that may wait."""
 
     def __init__(self, database: Database, holder: str, *, lease_seconds: float) -> None:
         self._holder = holder
         self._lease_seconds = lease_seconds
         self._claiming = Link(database, "processor claim", settings=CLAIM_PLANS, greet=greet)
-        self._settling = Link(database, "processor settle", settings=SETTLE_PLANS, greet=greet)
+        self._settling = tuple(
+            Link(database, f"processor settle {lane}", settings=SETTLE_PLANS, greet=greet) for lane in SETTLE_LANES
+        )
         self._side = Link(database, "processor side", settings=CLAIM_PLANS, greet=greet)
 
     async def check(self) -> None:
@@ -205,23 +207,25 @@ class Store:
         )
         return value
 
-    async def settle(self, settlements: Sequence[Settlement]) -> set[UUID]:
+    async def settle(self, settlements: Sequence[Settlement], lane: int = 0) -> set[UUID]:
         """Write the outcomes; returns the ids that the fence let through. Raises Unavailable."""
         try:
-            return await self._settling.run(
+            return await self._settling[lane].run(
                 lambda connection: _settle(connection, settlements), timeout=STATEMENT_SECONDS
             )
         except DATA_ERRORS as error:
             if len(settlements) == 1:
-                return await self._settle_unrecordable(settlements[0], error)
+                return await self._settle_unrecordable(settlements[0], error, lane)
             middle = len(settlements) // 2
-            return await self.settle(settlements[:middle]) | await self.settle(settlements[middle:])
+            return await self.settle(settlements[:middle], lane) | await self.settle(settlements[middle:], lane)
 
-    async def _settle_unrecordable(self, settlement: Settlement, error: Exception) -> set[UUID]:
+    async def _settle_unrecordable(self, settlement: Settlement, error: Exception, lane: int) -> set[UUID]:
         log.error("event.unrecordable", id=str(settlement.claimed.id), reason=str(error))
         outcome = Outcome("failed", f"could not be recorded: {type(error).__name__}")
         plain = Settlement(settlement.claimed, outcome, False, settlement.label)
-        return await self._settling.run(lambda connection: _settle(connection, [plain]), timeout=STATEMENT_SECONDS)
+        return await self._settling[lane].run(
+            lambda connection: _settle(connection, [plain]), timeout=STATEMENT_SECONDS
+        )
 
     # Maintenance: each call is one short transaction under a try-lock, so that of many processors one does it.
 
@@ -290,7 +294,7 @@ class Store:
             return None
 
     async def close(self) -> None:
-        for link in (self._claiming, self._settling, self._side):
+        for link in (self._claiming, *self._settling, self._side):
             await link.close()
 
 

@@ -1,10 +1,13 @@
 """What the processor counts: for Prometheus, and for one line in the log every ten seconds."""
 
+from collections import Counter as Counted
+from collections.abc import Sequence
+
 from structlog import get_logger
 
 from chassis.metrics import CollectorRegistry, Counter, Folded, Gauge
 from processor.outcome import Outcome
-from processor.store import Claimed
+from processor.store import Claimed, Settlement
 
 LINES_MAX = 20  # failures told one by one between two summaries; a flood of them is a number
 
@@ -20,26 +23,22 @@ class Tally:
         self._settled = Counter(
             "hookd_settled", "Events by what became of them", ["source", "outcome"], registry=registry
         )
-        self._children: dict[tuple[str, str], Counter] = {}
-        self.since: dict[str, int] = {}
-        self.total: dict[str, int] = {}
+        self.since = Counted[str]()
+        self.total = Counted[str]()
         self._lines = 0
 
     def watch(self, name: str, meaning: str, function: object) -> None:
         """Show a figure that is read when asked for."""
         Gauge(name, meaning, registry=self._registry).set_function(function)  # type: ignore[arg-type]
 
-    def settled(self, claimed: Claimed, outcome: Outcome) -> None:
-        kind = outcome.status if outcome.status != "new" else "retried" if outcome.attempted else "handed_back"
-        label = self.folded(claimed.row["source"])
-        child = self._children.get((label, kind))
-        if child is None:
-            child = self._children[label, kind] = self._settled.labels(label, kind)
-        child.inc()
-        self.since[kind] = self.since.get(kind, 0) + 1
-        self.total[kind] = self.total.get(kind, 0) + 1
-        if kind in ("failed", "retried"):
-            self._tell(claimed, outcome, kind)
+    def settled(self, settlements: Sequence[Settlement]) -> None:
+        for (label, kind), count in Counted((each.label, kind_of(each.outcome)) for each in settlements).items():
+            self._settled.labels(label, kind).inc(count)
+            self.since[kind] += count
+            self.total[kind] += count
+        for each in settlements:
+            if (kind := kind_of(each.outcome)) in ("failed", "retried"):
+                self._tell(each.claimed, each.outcome, kind)
 
     def _tell(self, claimed: Claimed, outcome: Outcome, kind: str) -> None:
         self._lines += 1
@@ -56,4 +55,11 @@ class Tally:
         """Log what happened since the last summary, if anything did."""
         if self.since:
             log.info("processor.summary", **self.since)
-        self.since, self._lines = {}, 0
+        self.since, self._lines = Counted(), 0
+
+
+def kind_of(outcome: Outcome) -> str:
+    """What became of an event, in a word."""
+    if outcome.status != "new":
+        return outcome.status
+    return "retried" if outcome.attempted else "handed_back"
