@@ -22,7 +22,7 @@ def settings(folder: Path) -> dict[str, str]:
     return {
         "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / MIB / 1024:.0f} GiB",
-        "disk": f"{_file_system(folder)}, fdatasync of 8 KiB {statistics.median(fsyncs(folder, FSYNCS)):.2f} ms (median of {FSYNCS})",
+        "disk": f"{_file_system(folder)}, fdatasync of 8 KiB {_fsync_ms(folder):.2f} ms (median of {FSYNCS})",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
         "libraries": ", ".join(
@@ -52,6 +52,10 @@ def fsyncs(folder: Path, count: int, pause_seconds: float = 0) -> list[float]:
             os.fdatasync(file.fileno())
             taken.append((time.perf_counter() - began) * 1000)
     return taken
+
+
+def _fsync_ms(folder: Path) -> float:
+    return statistics.median(fsyncs(folder, FSYNCS))
 
 
 def _cpu_model() -> str:
