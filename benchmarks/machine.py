@@ -122,11 +122,15 @@ def tree(root: int) -> Iterator[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on (proc(5) numbers it 3); none for a process that is gone."""
+    """The fields of /proc/PID/stat from the state on (proc(5) numbers it 3); none for a process that is gone.
+
+    An orphan that died is gone too, though nobody may have waited for it yet.
+    """
     try:
-        return (PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
+        fields = (PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
+    return fields if fields[0] not in ("Z", "X") else []
 
 
 def _status(pid: int, name: str) -> int:

@@ -90,6 +90,8 @@ def main() -> NoReturn:
         os.kill(os.getpid(), signal.SIGTERM)
     except OSError as error:
         click.echo(f"Error: {error}", err=True)
+        # What is still to be written to a full disk would fail once more as Python ends, and turn the code into 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -514,7 +514,7 @@ def setting(unit: str, name: str) -> str:
 def units(tmp_path: Path) -> list[Path]:
     """The units, with a program that exists here."""
     for unit in UNITS:
-        (tmp_path / unit.name).write_text(unit.read_text().replace(PROGRAM, sys.executable))
+        (tmp_path / unit.name).write_text(unit.read_text().replace(PROGRAM, f'"{sys.executable}"'))
     return [tmp_path / unit.name for unit in UNITS]
 
 
