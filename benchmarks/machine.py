@@ -107,8 +107,13 @@ def peak_mib(root: int) -> float:
     return sum(_status(pid, "VmHWM") for pid in tree(root)) / KIB
 
 
+def lives(pid: int) -> bool:
+    """Whether the process runs. An orphan that died does not, though nobody may have waited for it yet."""
+    return _stat(pid)[:1] not in ([], ["Z"], ["X"])
+
+
 def tree(root: int) -> Iterator[int]:
-    """The process, its children, theirs, and so on."""
+    """The process, its children, theirs, and so on; those too that died and were not waited for, whose time counts."""
     children: dict[int, list[int]] = {}
     for pid in (int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal()):
         if stat := _stat(pid):
@@ -122,15 +127,11 @@ def tree(root: int) -> Iterator[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on (proc(5) numbers it 3); none for a process that is gone.
-
-    An orphan that died is gone too, though nobody may have waited for it yet.
-    """
+    """The fields of /proc/PID/stat from the state on (proc(5) numbers it 3); none for a process that is gone."""
     try:
-        fields = (PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
+        return (PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
-    return fields if fields[0] not in ("Z", "X") else []
 
 
 def _status(pid: int, name: str) -> int:
