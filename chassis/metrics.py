@@ -1,21 +1,35 @@
 """Prometheus, on loopback; and the rule that keeps labels few."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.registry import Collector
-from structlog import get_logger
+from chassis.logs import get_logger
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric as Family
 
 NAMES_MAX = 100  # anyone may invent source names: labels and counters beyond these are one, `other`
 OTHER = "other"
 
 TRY_SECONDS = 5.0
 
-__all__ = ["Collector", "CollectorRegistry", "Counter", "CounterMetricFamily", "Folded", "Gauge", "publish"]
-
 log = get_logger()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure and its values, one for each combination of `labels`; a Prometheus counter's name gains `_total`."""
+
+    kind: Literal["counter", "gauge"]
+    name: str
+    meaning: str
+    values: Mapping[Any, float]  # keyed by tuples of the labels' values
+    labels: tuple[str, ...] = ()
+
+
+Collect: TypeAlias = Callable[[], Iterable[Metric]]
 
 
 class Folded:
@@ -34,13 +48,20 @@ class Folded:
         return name
 
 
-async def publish(first_port: int, slot: int, registry: CollectorRegistry, *, try_seconds: float = TRY_SECONDS) -> None:
+async def publish(first_port: int, slot: int, collect: Collect, *, try_seconds: float = TRY_SECONDS) -> None:
     """Answer scrapes on 127.0.0.1:(first_port + slot) from a thread of its own; 0 as first port: nowhere.
 
-    While the port is taken (by the worker this one replaces, say) it is tried again: metrics are no reason to stop.
+    `collect` is called in that thread. While the port is taken (by the worker this one replaces, say) it is tried
+    again: metrics are no reason to stop.
     """
+    if not first_port:
+        return
+    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 - `--once` publishes nothing
+
+    registry = CollectorRegistry()
+    registry.register(_Collector(collect))
     told = False
-    while first_port:
+    while True:
         try:
             server, thread = start_http_server(first_port + slot, addr="127.0.0.1", registry=registry)
         except OSError as error:
@@ -55,3 +76,18 @@ async def publish(first_port: int, slot: int, registry: CollectorRegistry, *, tr
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+class _Collector:
+    def __init__(self, collect: Collect) -> None:
+        self._collect = collect
+
+    def collect(self) -> "Iterator[Family]":
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - as above
+
+        families = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+        for metric in self._collect():
+            family = families[metric.kind](metric.name, metric.meaning, labels=metric.labels)
+            for labels, value in metric.values.items():
+                family.add_metric(labels, value)
+            yield family

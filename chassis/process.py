@@ -1,7 +1,6 @@
 """What a long-running process does beside its work: it hears signals, watches its supervisor, keeps a beat."""
 
 import asyncio
-import gc
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,13 +31,6 @@ class Stop:
         if lifeline is not None:
             await lifeline.watch()
             self.asked.set()
-
-
-def relax_collector() -> None:
-    """What was made at start lives for ever, and what comes after is seldom a cycle: collect less often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 async def every(seconds: float, *works: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from structlog import get_logger
+from chassis.logs import get_logger
 
 HOOKD = (sys.executable, "-P", "-m", "hookd")
 WRONG_USAGE = 2

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 import click
 
+from chassis import collector
+
 COMMANDS = {
     "up": "Run everything on this machine: database, receiver, processor.",
     "ingest": "Run the receiver: each POST becomes a committed row.",
@@ -74,6 +76,7 @@ def main() -> NoReturn:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     signal.signal(signal.SIGTERM, terminate)
+    collector.relax()
     try:
         code = hookd.main(prog_name="hookd", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -1,8 +1,7 @@
 """The app of `hookd up` where none is named: it logs each event."""
 
-from structlog import get_logger
-
 import hookd
+from chassis.logs import get_logger
 
 log = get_logger()
 SHOWN_CHARACTERS = 200

@@ -18,8 +18,8 @@ from aiohttp.http_exceptions import LineTooLong, PayloadEncodingError
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import _ErrInfo
-from structlog import get_logger
 
+from chassis.logs import get_logger
 from ingest import refusal
 from ingest.refusal import REASONS, Refusal
 

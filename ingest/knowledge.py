@@ -3,9 +3,8 @@
 import asyncio
 from typing import Literal
 
-from structlog import get_logger
-
 from chassis.database import Unavailable
+from chassis.logs import get_logger
 from ingest import refusal
 from ingest.store import Side
 

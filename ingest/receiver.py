@@ -11,9 +11,9 @@ from typing import TypeAlias
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from structlog import get_logger
 from uuid_utils import UUID, uuid7
 
+from chassis.logs import get_logger
 from ingest import refusal
 from ingest.batch import Lane, Row
 from ingest.connection import (
@@ -118,6 +118,8 @@ class Receiver:
             body_is_read(request)
         self.side.hint()
         self.tally.stored(source, len(body))
+        if log.debugging:
+            log.debug("webhook.stored", id=str(event_id), source=source, bytes=len(body))
         return Accepted(str(event_id).encode(), close=is_chunked(request))
 
     def judge(self, request: web.BaseRequest) -> str:

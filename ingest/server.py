@@ -6,12 +6,11 @@ import socket
 from collections.abc import Sequence
 from functools import partial
 
-from structlog import get_logger
-
-from chassis import metrics
+from chassis import collector, metrics
 from chassis.database import Database, Unavailable
 from chassis.lifeline import Lifeline
-from chassis.process import Stop, every, relax_collector
+from chassis.logs import get_logger
+from chassis.process import Stop, every
 from chassis.settings import CommonSettings
 from ingest.batch import Lane
 from ingest.connection import Server, require_c_parser
@@ -43,15 +42,13 @@ async def serve(
     Raises DatabaseError for a database that cannot be used as it is.
     """
     require_c_parser()
-    registry = metrics.CollectorRegistry()
-    tally = Tally(registry)
     side = Side(database, f"receiver {slot} side")
     await side.check()
     writers = {name: Writer(database, f"receiver {slot} {name}") for name in ("small", "large")}
     lanes = {
         name: Lane(writer.write, timeout_seconds=settings.commit_timeout_seconds) for name, writer in writers.items()
     }
-    tally.watch(lanes)
+    tally = Tally(lanes)
     knowledge = Knowledge(side, settings.unknown_sources)
     with contextlib.suppress(Unavailable):  # else the first requests would be told that nobody knows yet
         await knowledge.refresh(clock=True)
@@ -65,7 +62,7 @@ async def serve(
                 *(lane.run() for lane in lanes.values()),
                 knowledge.run(),
                 side.send_hints(),
-                metrics.publish(common.metrics_port, slot, registry),
+                metrics.publish(common.metrics_port, slot, tally.collect),
                 every(EXPIRE_SECONDS, *(lane.expire for lane in lanes.values())),
                 every(SWEEP_SECONDS, partial(server.sweep, settings.head_timeout_seconds)),
                 every(SUMMARY_SECONDS, tally.summarize),
@@ -90,7 +87,7 @@ async def _listen_until(
     for listener in listeners:
         host, port = listener.getsockname()[:2]
         log.info("ingest.listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-    relax_collector()
+    collector.spare()
     await stop.asked.wait()
     receiver.stopping = server.stopping = True
     for each in listening:

@@ -8,7 +8,6 @@ from datetime import date, datetime
 from functools import lru_cache
 
 import asyncpg
-from structlog import get_logger
 
 from chassis.database import (
     DATA_ERRORS,
@@ -20,6 +19,7 @@ from chassis.database import (
     check_revision,
     clock_offset_seconds,
 )
+from chassis.logs import get_logger
 from ingest.batch import AlreadyThere, NotWritten, Refused, Row
 
 REVISION_NEEDED = "0001"

@@ -6,8 +6,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from structlog import get_logger
-
+from chassis.logs import get_logger
 from processor import handlers
 from processor.dispatch import Dispatch, DispatchError
 

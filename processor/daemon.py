@@ -7,12 +7,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import ExitStack, asynccontextmanager, suppress
 
-from structlog import get_logger
-
-from chassis import metrics
+from chassis import collector, metrics
 from chassis.database import Database, DatabaseError, Unavailable
 from chassis.lifeline import Lifeline
-from chassis.process import Stop, every, relax_collector
+from chassis.logs import get_logger
+from chassis.process import Stop, every
 from chassis.settings import CommonSettings
 from processor.dispatch import Dispatch
 from processor.drain import Drain
@@ -20,7 +19,7 @@ from processor.lease import Leases
 from processor.maintenance import EVERY_SECONDS, Maintenance
 from processor.outcome import Ending
 from processor.settings import ProcessorSettings
-from processor.store import SETTLE_LANES, Claimed, Store, listen
+from processor.store import LANES, Claimed, Store, listen
 from processor.suspects import Suspects
 from processor.tally import Tally
 from processor.workers import Cut
@@ -36,9 +35,8 @@ class Parts:
     """A processor's parts, each handed what it needs."""
 
     def __init__(self, settings: ProcessorSettings, database: Database, dispatch: Dispatch, app: str) -> None:
-        self.registry = metrics.CollectorRegistry()
         self.folded = metrics.Folded()
-        self.tally = Tally(self.registry, self.folded)
+        self.tally = Tally(self.folded)
         self.store = Store(database, f"{socket.gethostname()} {os.getpid()}", lease_seconds=settings.lease_seconds)
         self.leases = Leases(database, lease_seconds=settings.lease_seconds, lost=self._lose)
         self.suspects = Suspects(
@@ -65,7 +63,7 @@ class Parts:
     @asynccontextmanager
     async def at_work(self, *others: Awaitable[None]) -> AsyncIterator[None]:
         """Claiming, running, settling, renewing, and `others` beside, until the block ends."""
-        relax_collector()
+        collector.spare()
         self.leases.start()
         with ExitStack() as left:
             async with asyncio.TaskGroup() as group:
@@ -74,7 +72,8 @@ class Parts:
                     group.create_task(_run(work))
                     for work in (
                         self.drain.keep_claiming(),
-                        *(self.drain.keep_settling(lane) for lane in SETTLE_LANES),
+                        self.drain.keep_claiming_beside(),
+                        *(self.drain.keep_settling(lane) for lane in LANES),
                         self.drain.keep_watch(),
                         self.suspects.keep_trying(),
                         *others,
@@ -113,7 +112,7 @@ async def run(
         parts.maintenance.keep_up(),
         listen(database, parts.drain.ring),
         every(SUMMARY_SECONDS, parts.tally.summarize),
-        metrics.publish(common.metrics_port, 0, parts.registry),
+        metrics.publish(common.metrics_port, 0, parts.tally.collect),
         stop.watch(lifeline),
         _until_stuck(parts.drain, stop),
     )

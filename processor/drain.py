@@ -6,9 +6,8 @@ import math
 import time
 from datetime import datetime
 
-from structlog import get_logger
-
 from chassis.database import Unavailable
+from chassis.logs import get_logger
 from processor.dispatch import Dispatch
 from processor.event import Event
 from processor.handlers import Handler
@@ -22,8 +21,8 @@ from processor.tally import Tally
 from processor.workers import Cut, Worker, Workers
 
 CLAIM_ROWS_MAX = 1000  # claims of 250 to 500 drain a third slower
-HELD_ROWS_MAX = 1500  # and while one is under way the workers have this much less to do
-REFILL_SHARE = 3  # claimed again when a third of what may be held is left
+HELD_ROWS_MAX = 4000  # a claim is under way while the workers have this much less to do
+REFILL_SHARE = 2  # claimed again when half of what may be held is left
 SETTLE_ROWS_MAX = 1000
 SETTLE_PAUSE_SECONDS = 1.0  # back soon after the database's return
 UNSETTLED_MAX = 4000  # results that wait for the database before nothing more is started
@@ -51,9 +50,10 @@ class Drain:
         self._suspects = suspects
         self._tally = tally
         self._settings = settings
-        self.workers = Workers(settings.concurrency, self._perform)
-        self._bell = asyncio.Event()
+        self._records_all = settings.record_attempts == "all"
         self._room = asyncio.Event()
+        self.workers = Workers(settings.concurrency, self._perform, self._room.set)
+        self._bell = asyncio.Event()
         self._ended = asyncio.Event()
         self._unsettled: list[Settlement] = []
         self._settling = 0  # batches on their way
@@ -61,7 +61,8 @@ class Drain:
         self._claim_room = Room(settings.held_bytes_max // 2)
         self._fetch_room = Room(settings.held_bytes_max // 2)
         self._fetching: set[Claimed] = set()
-        self._claiming = False
+        self._claiming = 0  # rows that claims under way ask for
+        self._backlog = False  # the last claim brought all it may: there is more
         self._pace = Pace(settings.concurrency, settings.lease_seconds / 3)
         self.stopping = False
         self.due_until: datetime | None = None
@@ -75,14 +76,20 @@ class Drain:
         """There may be something due."""
         self._bell.set()
 
-    async def claim(self) -> int:
+    async def claim(self, lane: int = 0) -> int:
         """Hold what is due and fits, and hand it to the workers; how many rows that was."""
-        wanted = min(max(self._pace.rows(self.workers.started) - self.workers.queued, 1), CLAIM_ROWS_MAX)
-        self._claiming = True
+        target = self._pace.rows(self.workers.started)
+        self.workers.low_water = target // REFILL_SHARE
+        wanted = min(max(target - self.workers.queued - self._claiming, 1), CLAIM_ROWS_MAX)
+        bytes_max = self._claim_room.free // (2 if self._backlog else 1)
+        self._claiming += wanted
+        self._claim_room.take(bytes_max)
         try:
-            claimed = await self._store.claim(wanted, self._claim_room.free, self.due_until, time.monotonic)
+            claimed = await self._store.claim(wanted, bytes_max, self.due_until, time.monotonic, lane)
         finally:
-            self._claiming = False
+            self._claiming -= wanted
+            self._claim_room.give_back(bytes_max)
+        self._backlog = len(claimed) == CLAIM_ROWS_MAX
         self.lag_seconds = max((each.row["waited_seconds"] for each in claimed), default=0.0)
         if not claimed:
             return 0
@@ -99,6 +106,8 @@ class Drain:
             elif self._is_special(special):
                 self._suspects.put(special)
         self.workers.put(ordinary)
+        if self._backlog:
+            self._room.set()
         return len(claimed)
 
     def _is_special(self, claimed: Claimed) -> bool:
@@ -117,6 +126,20 @@ class Drain:
             if wait > 0:
                 await self._rung_within(wait)
 
+    async def keep_claiming_beside(self) -> None:
+        """While there is a backlog, have a second claim under way beside the first; never returns.
+
+        (PostgreSQL works on one while we read what the other brought: a twentieth more a second.)
+        """
+        while True:
+            while not self._backlog or self._is_full():
+                self._room.clear()
+                await self._room.wait()
+            try:
+                await self.claim(lane=1)
+            except Unavailable:
+                self._backlog = False  # the first claimer finds out, and says so
+
     async def _claim_or_wait(self) -> float:
         """Claim once; seconds to wait before the next time."""
         try:
@@ -134,14 +157,17 @@ class Drain:
         return wait
 
     async def _until_room(self) -> None:
-        while (
-            self.stopping
-            or self.workers.queued > self._pace.target // REFILL_SHARE
-            or len(self._unsettled) > UNSETTLED_MAX
-            or not self._claim_room.free
-        ):
+        while self._is_full():
             self._room.clear()
             await self._room.wait()
+
+    def _is_full(self) -> bool:
+        return (
+            self.stopping
+            or self.workers.queued > self.workers.low_water
+            or len(self._unsettled) > UNSETTLED_MAX
+            or not self._claim_room.free
+        )
 
     async def _seconds_until_due(self) -> float:
         """How long to sleep: by our own monotonic clock, for the schedule rings by the wall clock, which may be set."""
@@ -157,8 +183,6 @@ class Drain:
 
     async def _perform(self, worker: Worker, claimed: Claimed) -> None:
         """One event, from its start to its outcome."""
-        if self.workers.queued <= self._pace.target // REFILL_SHARE:
-            self._room.set()
         if claimed.lost:
             self._drop(claimed)
             return
@@ -194,13 +218,14 @@ class Drain:
 
     def conclude(self, claimed: Claimed, ending: Ending | Cut) -> None:
         """Turn a run's end into what the settle writes."""
-        if ending == "lost" or claimed.lost:
+        if claimed.lost:
             self._drop(claimed)
-        elif ending in ("stopping", "unready"):
-            self._finish(claimed, handed_back(claimed.row["claims"], 1.0 if ending == "unready" else 0.0))
-        else:
-            assert isinstance(ending, Ending)
+        elif isinstance(ending, Ending):
             self._finish(claimed, conclude(ending, claimed.row["attempts"], self._settings.attempts_max))
+        elif ending == "lost":
+            self._drop(claimed)
+        else:
+            self._finish(claimed, handed_back(claimed.row["claims"], 1.0 if ending == "unready" else 0.0))
 
     def _unhandled(self, claimed: Claimed) -> Outcome:
         row = claimed.row
@@ -214,7 +239,7 @@ class Drain:
         )
 
     def _finish(self, claimed: Claimed, outcome: Outcome) -> None:
-        noted = outcome.attempted and (outcome.status != "processed" or self._settings.record_attempts == "all")
+        noted = outcome.attempted and (self._records_all or outcome.status != "processed")
         self._unsettled.append(Settlement(claimed, outcome, noted, self._tally.folded(claimed.row["source"])))
         self._ended.set()
 
@@ -236,9 +261,8 @@ class Drain:
         finally:
             self._settling -= 1
         self._leases.let_go(each.claimed for each in batch)
-        for each in batch:
-            self._claim_room.give_back(_inline_bytes(each.claimed))
-        self._tally.settled([each for each in held if each.claimed.row["id"] in settled])
+        self._claim_room.give_back(sum(_inline_bytes(each.claimed) for each in batch))
+        self._tally.settled([each for each in held if each.claimed.id in settled])
         if len(self._unsettled) <= UNSETTLED_MAX:
             self._room.set()
         if any(each.outcome.status == "new" for each in batch):
@@ -280,7 +304,12 @@ class Drain:
     def idle(self) -> bool:
         """Nothing is held here."""
         return not (
-            len(self._leases) or self.workers.queued or self.workers.running or self._unsettled or self._settling
+            self._claiming
+            or len(self._leases)
+            or self.workers.queued
+            or self.workers.running
+            or self._unsettled
+            or self._settling
         )
 
     async def stop(self, grace_seconds: float, hurry: asyncio.Event) -> None:
@@ -322,15 +351,13 @@ class Pace:
         self._seen_at = time.monotonic()
         self._seen = 0
         self._lately = 0.0  # started within the last `horizon_seconds`, the longer ago the less it counts
-        self.target = self._least
 
     def rows(self, started: int) -> int:
         now = time.monotonic()
         fading = math.exp((self._seen_at - now) / self._horizon_seconds)
         self._lately = self._lately * fading + started - self._seen
         self._seen_at, self._seen = now, started
-        self.target = min(max(int(self._lately), self._least), HELD_ROWS_MAX)
-        return self.target
+        return min(max(int(self._lately), self._least), HELD_ROWS_MAX)
 
 
 def _inline_bytes(claimed: Claimed) -> int:

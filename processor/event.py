@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -45,8 +45,7 @@ class Event:
     @property
     def received_at(self) -> datetime:
         """When the request's head was complete, in UTC."""
-        value: datetime = self._row["received_at"]
-        return value
+        return datetime.fromtimestamp(self._row["received_epoch"], UTC)
 
     @property
     def attempt(self) -> int:

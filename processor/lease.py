@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
-from structlog import get_logger
-
 from chassis.database import Database, Unavailable
+from chassis.logs import get_logger
 from processor.store import Claimed, Renewer
 
 MISSES_MAX = 2  # one may be a settle on its way; after two the row is another's

@@ -5,9 +5,8 @@ from collections.abc import Awaitable, Callable
 from datetime import date, timedelta
 from typing import TypeVar
 
-from structlog import get_logger
-
 from chassis.database import DATA_ERRORS, Unavailable
+from chassis.logs import get_logger
 from processor.store import Store
 
 EVERY_SECONDS = 600.0

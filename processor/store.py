@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
-from structlog import get_logger
 
 from chassis.database import (
     DATA_ERRORS,
@@ -20,12 +19,13 @@ from chassis.database import (
     Unavailable,
     check_revision,
 )
+from chassis.logs import get_logger
 from processor.outcome import DIED, Outcome
 
 REVISION_NEEDED = "0001"
 CHANNEL = "hookd"
 STATEMENT_SECONDS = 10.0
-SETTLE_LANES = (0, 1)  # while one batch is being committed the next is sent
+LANES = (0, 1)  # while one batch is being committed the next is sent; claims and settles alike
 HEALTH_SECONDS, HEALTH_TIMEOUT_SECONDS = 5.0, 2.0
 BODY_INLINE_BYTES_MAX = 64 * 1024  # a larger body is fetched when its handler starts
 
@@ -41,6 +41,7 @@ SETTLE_PLANS = {**PROBES, "enable_nestloop": "off"}
 log = get_logger()
 
 # ruff: noqa: S608 - what is formatted into SQL here are constants of ours
+# (Seconds come as floats, exact to the microsecond: a timestamp takes asyncpg a tenth of all a claim costs.)
 CLAIM = f"""
 WITH due AS MATERIALIZED (
   SELECT id, due_at, octet_length(payload) AS bytes, (held_by IS NOT NULL OR reason = '{DIED}') IS TRUE AS died
@@ -61,8 +62,8 @@ UPDATE hookd.events e
   FROM fit
  WHERE e.id = fit.id
 RETURNING e.id, e.claims, e.attempts, fit.died, e.reason, fit.bytes, e.source, e.event_type, e.delivery_id,
-          e.received_at, extract(epoch FROM now() - e.received_at)::float8 AS age_seconds,
-          extract(epoch FROM now() - fit.due_at)::float8 AS waited_seconds, e.method, e.target, e.headers,
+          date_part('epoch', e.received_at) AS received_epoch, date_part('epoch', now() - e.received_at) AS age_seconds,
+          date_part('epoch', now() - fit.due_at) AS waited_seconds, e.method, e.target, e.headers,
           CASE WHEN fit.bytes <= {BODY_INLINE_BYTES_MAX} THEN e.payload END AS payload
 """
 
@@ -92,10 +93,10 @@ WITH settled AS (
          attempts = e.attempts - r.refund,
          due_at = CASE r.status WHEN 'new' THEN now() + make_interval(secs => r.delay) ELSE e.due_at END,
          finished_at = CASE r.status WHEN 'new' THEN NULL ELSE now() END
-    FROM unnest($1::uuid[], $2::int[], $3::text[], $4::float8[], $5::int[], $6::text[], $7::text[], $8::bool[],
-                $9::text[])
-         AS r(id, claims, status, delay, refund, reason, traceback, noted, label)
-   WHERE e.id = r.id AND e.id = ANY($1) AND e.claims = r.claims AND e.status = 'new' AND e.held_by IS NOT NULL
+    FROM unnest($1::uuid[], $2::int[]) AS s(id, number)
+    JOIN unnest($3::int[], $4::bool[], $5::text[], $6::text[], $7::text[], $8::float8[], $9::int[], $10::text[])
+         WITH ORDINALITY AS r(claims, noted, label, status, reason, delay, refund, traceback, number) USING (number)
+   WHERE e.id = s.id AND e.id = ANY($1) AND e.claims = r.claims AND e.status = 'new' AND e.held_by IS NOT NULL
   RETURNING e.id, e.claims, e.attempts AS attempt, e.status, e.received_at, r.reason, r.traceback, r.noted, r.label),
 noted AS (
   INSERT INTO hookd.attempts (event_id, claim, attempt, error, traceback)
@@ -108,7 +109,7 @@ counted AS (
    GROUP BY 1, 2, 3
    ORDER BY 1, 2, 3
   ON CONFLICT (day, source, status) DO UPDATE SET events = c.events + excluded.events)
-SELECT id FROM settled
+SELECT id FROM unnest($1) AS s(id) EXCEPT SELECT id FROM settled
 """
 
 FORGET = """
@@ -132,13 +133,12 @@ class Claimed:
 
     row: Any
     lease_until: float
+    id: UUID = field(init=False)
     missed_renewals: int = 0
     lost: bool = False
 
-    @property
-    def id(self) -> UUID:
-        value: UUID = self.row["id"]
-        return value
+    def __post_init__(self) -> None:
+        self.id = self.row["id"]
 
 
 class Settlement(NamedTuple):
@@ -151,20 +151,20 @@ class Settlement(NamedTuple):
 
 
 class Store:
-    """Four connections: one claims, two settle by turns, one is for everything that may wait."""
+    """Five connections: two claim, two settle, one is for everything that may wait."""
 
     def __init__(self, database: Database, holder: str, *, lease_seconds: float) -> None:
         self._holder = holder
         self._lease_seconds = lease_seconds
-        self._claiming = Link(database, "processor claim", settings=CLAIM_PLANS, greet=greet)
-        self._settling = tuple(
-            Link(database, f"processor settle {lane}", settings=SETTLE_PLANS, greet=greet) for lane in SETTLE_LANES
+        self._claiming, self._settling = (
+            tuple(Link(database, f"processor {verb} {lane}", settings=plans, greet=greet) for lane in LANES)
+            for verb, plans in (("claim", CLAIM_PLANS), ("settle", SETTLE_PLANS))
         )
         self._side = Link(database, "processor side", settings=CLAIM_PLANS, greet=greet)
 
     async def check(self) -> None:
         """Raise DatabaseError for a database that cannot be used as it is, Unavailable for one that is away."""
-        await self._claiming.run(_nothing, timeout=STATEMENT_SECONDS)
+        await self._claiming[0].run(_nothing, timeout=STATEMENT_SECONDS)
 
     async def now(self) -> datetime:
         """The database's clock."""
@@ -175,26 +175,26 @@ class Store:
 
     async def only_drain(self) -> bool:
         """Whether no other `--once` drains; it is so until this process ends or its connection does."""
-        mine: bool = await self._claiming.run(
+        mine: bool = await self._claiming[0].run(
             lambda connection: connection.fetchval("SELECT pg_try_advisory_lock(hashtext('hookd.once'))"),
             timeout=STATEMENT_SECONDS,
         )
         return mine
 
     async def claim(
-        self, rows_max: int, bytes_max: int, due_until: datetime | None, clock: Callable[[], float]
+        self, rows_max: int, bytes_max: int, due_until: datetime | None, clock: Callable[[], float], lane: int = 0
     ) -> list[Claimed]:
         """Hold what is due, oldest first; of bodies that come along `bytes_max` at most, but always one row."""
         lease_until = clock() + self._lease_seconds
         arguments = (rows_max, bytes_max, self._lease_seconds, self._holder, due_until)
-        records = await self._claiming.run(
+        records = await self._claiming[lane].run(
             lambda connection: connection.fetch(CLAIM, *arguments), timeout=STATEMENT_SECONDS
         )
         return [Claimed(record, lease_until) for record in records]
 
     async def seconds_until_due(self) -> float | None:
         """Until the next row is due, negative when one is overdue; None when nothing waits."""
-        value: float | None = await self._claiming.run(
+        value: float | None = await self._claiming[0].run(
             lambda connection: connection.fetchval(NEXT_DUE), timeout=STATEMENT_SECONDS
         )
         return value
@@ -294,7 +294,7 @@ class Store:
             return None
 
     async def close(self) -> None:
-        for link in (self._claiming, *self._settling, self._side):
+        for link in (*self._claiming, *self._settling, self._side):
             await link.close()
 
 
@@ -349,24 +349,15 @@ async def greet(connection: Connection) -> None:
 
 
 async def _settle(connection: Connection, settlements: Sequence[Settlement]) -> set[UUID]:
-    columns = zip(*(_columns(each) for each in settlements), strict=True)
-    records = await connection.fetch(SETTLE, *map(list, columns))
-    return {record["id"] for record in records}
-
-
-def _columns(settlement: Settlement) -> tuple[object, ...]:
-    row, outcome = settlement.claimed.row, settlement.outcome
-    return (
-        row["id"],
-        row["claims"],
-        outcome.status,
-        outcome.delay,
-        outcome.refund,
-        outcome.reason,
-        outcome.traceback,
-        settlement.noted,
-        settlement.label,
-    )
+    # Most rows of a batch end alike: what became of them is sent once, and each row names it by its number.
+    numbers: dict[tuple[int, bool, str, Outcome], int] = {}
+    ids, numbered = [], []
+    for claimed, outcome, noted, label in settlements:
+        ids.append(claimed.id)
+        numbered.append(numbers.setdefault((claimed.row["claims"], noted, label, outcome), len(numbers) + 1))
+    columns = zip(*((*rest, *outcome[:-1]) for *rest, outcome in numbers), strict=True)
+    kept_out = await connection.fetch(SETTLE, ids, numbered, *map(list, columns))
+    return set(ids).difference(record["id"] for record in kept_out)
 
 
 def _busy_is_none(work: Callable[[Connection], Any]) -> Callable[[Connection], Any]:

@@ -9,14 +9,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
 from typing import IO, Any, NoReturn
 from uuid import UUID
 
 import orjson
-from structlog import get_logger
 
 from chassis.database import Unavailable
+from chassis.logs import get_logger
 from processor.app import AppError, load
 from processor.event import Event
 from processor.handlers import Handler
@@ -26,7 +25,7 @@ from processor.workers import Cut, call
 
 START_SECONDS = 30.0  # importing the app counts neither for nor against the handler
 LATE_SECONDS = 1.0  # between the cancelling of a handler and the end of a child whose handler goes on
-FIELDS = ("source", "event_type", "delivery_id", "attempts", "method", "target", "headers")
+FIELDS = ("source", "event_type", "delivery_id", "attempts", "received_epoch", "method", "target", "headers")
 
 log = get_logger()
 
@@ -119,7 +118,7 @@ def _packed(claimed: Claimed, body: bytes, timeout_seconds: float) -> bytes:
     row = claimed.row
     return orjson.dumps(
         {name: row[name] for name in FIELDS}
-        | {"id": str(claimed.id), "received_at": row["received_at"], "timeout_seconds": timeout_seconds}
+        | {"id": str(claimed.id), "timeout_seconds": timeout_seconds}
         | {"body": base64.b64encode(body).decode()}
     )
 
@@ -136,7 +135,7 @@ def main(app: str, answer_fd: int) -> None:
     """The child: one event from stdin, its ending to `answer_fd`."""
     os.set_inheritable(answer_fd, False)
     told = orjson.loads(sys.stdin.buffer.read())
-    row = told | {"id": UUID(told["id"]), "received_at": datetime.fromisoformat(told["received_at"])}
+    row = told | {"id": UUID(told["id"])}
     event, timeout_seconds = Event(row, base64.b64decode(told["body"])), told["timeout_seconds"]
     turn = threading.Lock()
 

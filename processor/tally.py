@@ -1,11 +1,10 @@
 """What the processor counts: for Prometheus, and for one line in the log every ten seconds."""
 
-from collections import Counter as Counted
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
-from structlog import get_logger
-
-from chassis.metrics import CollectorRegistry, Counter, Folded, Gauge
+from chassis.logs import get_logger
+from chassis.metrics import Folded, Metric
 from processor.outcome import Outcome
 from processor.store import Claimed, Settlement
 
@@ -17,45 +16,52 @@ log = get_logger()
 class Tally:
     """Counts settled events."""
 
-    def __init__(self, registry: CollectorRegistry, folded: Folded) -> None:
+    def __init__(self, folded: Folded) -> None:
         self.folded = folded
-        self._registry = registry
-        self._settled = Counter(
-            "hookd_settled", "Events by what became of them", ["source", "outcome"], registry=registry
-        )
-        self.since = Counted[str]()
-        self.total = Counted[str]()
+        self.total = Counter[str]()
+        self._settled = Counter[tuple[str, str]]()
+        self._since = Counter[str]()
+        self._gauges: list[tuple[str, str, Callable[[], float]]] = []
         self._lines = 0
 
-    def watch(self, name: str, meaning: str, function: object) -> None:
+    def watch(self, name: str, meaning: str, value: Callable[[], float]) -> None:
         """Show a figure that is read when asked for."""
-        Gauge(name, meaning, registry=self._registry).set_function(function)  # type: ignore[arg-type]
+        self._gauges.append((name, meaning, value))
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures as they are now; may be called from another thread."""
+        labels = ("source", "outcome")
+        yield Metric("counter", "hookd_settled", "Events by what became of them", self._settled.copy(), labels)
+        for name, meaning, value in self._gauges:
+            yield Metric("gauge", name, meaning, {(): value()})
 
     def settled(self, settlements: Sequence[Settlement]) -> None:
-        for (label, kind), count in Counted((each.label, kind_of(each.outcome)) for each in settlements).items():
-            self._settled.labels(label, kind).inc(count)
-            self.since[kind] += count
+        counts = Counter((each.label, kind_of(each.outcome)) for each in settlements)
+        self._settled.update(counts)
+        for (_, kind), count in counts.items():
+            self._since[kind] += count
             self.total[kind] += count
         for each in settlements:
-            if (kind := kind_of(each.outcome)) in ("failed", "retried"):
-                self._tell(each.claimed, each.outcome, kind)
+            if each.outcome.reason is not None or log.debugging:
+                self._tell(each.claimed, each.outcome)
 
-    def _tell(self, claimed: Claimed, outcome: Outcome, kind: str) -> None:
-        self._lines += 1
-        if self._lines > LINES_MAX:
-            return
-        row = claimed.row
+    def _tell(self, claimed: Claimed, outcome: Outcome) -> None:
+        row, kind = claimed.row, kind_of(outcome)
         facts = {"id": str(claimed.id), "source": row["source"], "attempt": row["attempts"], "reason": outcome.reason}
-        if kind == "failed":
+        self._lines += kind in ("failed", "retried")
+        if kind not in ("failed", "retried") or self._lines > LINES_MAX:
+            if log.debugging:
+                log.debug(f"event.{kind}", **facts)
+        elif kind == "failed":
             log.error("event.failed", **facts)
         else:
             log.warning("event.retried", **facts, again_in_seconds=round(outcome.delay))
 
     def summarize(self) -> None:
         """Log what happened since the last summary, if anything did."""
-        if self.since:
-            log.info("processor.summary", **self.since)
-        self.since, self._lines = Counted(), 0
+        if self._since:
+            log.info("processor.summary", **self._since)
+        self._since, self._lines = Counter(), 0
 
 
 def kind_of(outcome: Outcome) -> str:

@@ -82,10 +82,15 @@ def call(handler: Handler, event: Event) -> Ending:
 
 
 class Workers:
-    """`perform(worker, claimed)` is awaited for each row, by `count` workers at once at most."""
+    """`perform(worker, claimed)` is awaited for each row, by `count` workers at once at most.
 
-    def __init__(self, count: int, perform: Perform) -> None:
+    `low` is called when no more than `low_water` rows are left to start.
+    """
+
+    def __init__(self, count: int, perform: Perform, low: Callable[[], None]) -> None:
         self._perform = perform
+        self._low = low
+        self.low_water = 0
         self._queue: deque[Claimed] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._loop = asyncio.get_running_loop()
@@ -133,7 +138,10 @@ class Workers:
                 await waiter
                 continue
             self.started += 1
-            await self._perform(worker, self._queue.popleft())
+            claimed = self._queue.popleft()
+            if len(self._queue) == self.low_water:
+                self._low()
+            await self._perform(worker, claimed)
             if self.started % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 

@@ -2,7 +2,6 @@
 
 import codecs
 import json
-from email.message import Message
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -13,6 +12,8 @@ NOT_CHARACTER_SETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undef
 
 def charset(content_type: str) -> str:
     """The character set a Content-Type names; UTF-8 where it names none that is known."""
+    from email.message import Message  # noqa: PLC0415 - paid for by those who ask
+
     message = Message()
     message["Content-Type"] = content_type
     named = message.get_content_charset("utf-8")

@@ -111,4 +111,4 @@ async def test_a_receiver_shows_its_figures(database_url: str, connection: Conne
     assert shown['hookd_received_total{source="other"}'] == 2
     assert shown['hookd_refused_total{reason="no_source",status="400"}'] == 1
     assert shown['hookd_commit_waiting{lane="small"}'] == 0
-    assert 1 <= shown['hookd_commit_batches{lane="small"}'] <= 102
+    assert 1 <= shown['hookd_commit_batches_total{lane="small"}'] <= 102

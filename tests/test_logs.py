@@ -2,13 +2,18 @@
 
 import io
 import json
+from collections.abc import Iterator
 
 import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hookd
 from chassis import logs
+from chassis.database import Connection, Database
+from tests.processing import Watch, processing
+from tests.receiving import receiving
 
 
 class Terminal(io.StringIO):
@@ -37,14 +42,40 @@ def test_long_values_are_cut(length: int, shown: int) -> None:
     assert len(said) == shown
 
 
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    """What is logged at debug."""
+    stream = io.StringIO()
+    logs.configure("debug", "json", stream)
+    yield stream
+    structlog.reset_defaults()
+    logs.get_logger().set_up_with(lambda: None, debugging=False)
+
+
+async def test_an_event_is_a_line_at_debug(
+    lines: io.StringIO, database_url: str, database: Database, connection: Connection
+) -> None:
+    """At debug the receiver says a line for each event it stored, the processor one for each it settled."""
+    async with receiving(database_url) as receiver:
+        assert (await receiver.post("/demo", b"hello")).status == 200
+
+    async def nothing(event: hookd.Event) -> None: ...
+
+    async with processing(database, nothing):
+        await (await Watch.over(connection)).settled()
+    said = {line["event"]: line for line in map(json.loads, lines.getvalue().splitlines())}
+    assert said["webhook.stored"].items() >= {"level": "debug", "source": "demo", "bytes": 5}.items()
+    assert said["event.processed"]["id"] == said["webhook.stored"]["id"]
+
+
 @pytest.mark.parametrize(("style", "as_json"), [("auto", False), ("json", True), ("text", False)])
 def test_a_person_gets_text_and_a_program_json(style: str, as_json: bool) -> None:
     """On a terminal `auto` is text; what is asked for is given."""
     stream = Terminal()
     logs.configure("info", style, stream)
     try:
-        structlog.get_logger().info("ingest.listening", port=1)
-        structlog.get_logger().debug("never shown")
+        logs.get_logger().info("ingest.listening", port=1)
+        logs.get_logger().debug("never shown")
     finally:
         structlog.reset_defaults()
     said = stream.getvalue()

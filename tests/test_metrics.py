@@ -7,7 +7,7 @@ from urllib.request import urlopen
 from structlog.testing import capture_logs
 
 from chassis import metrics
-from chassis.metrics import CollectorRegistry, Counter, Folded
+from chassis.metrics import Folded, Metric
 
 
 def test_names_beyond_a_hundred_are_one() -> None:
@@ -27,15 +27,14 @@ def a_free_port() -> int:
 
 async def test_a_worker_takes_over_the_port_of_the_one_it_replaces() -> None:
     """While the port is taken metrics are tried again, and served once it is free; never on another address."""
-    registry = CollectorRegistry()
-    Counter("hookd_tried", "Tries", registry=registry).inc()
+    tried = Metric("counter", "hookd_tried", "Tries", {("curl", 'a "quoted" name'): 1}, ("by", "for"))
     port = a_free_port()
     with socket.socket() as predecessor:
         predecessor.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         predecessor.bind(("127.0.0.1", port))
         predecessor.listen()
         with capture_logs() as lines:
-            publishing = asyncio.create_task(metrics.publish(port - 1, 1, registry, try_seconds=0.01))
+            publishing = asyncio.create_task(metrics.publish(port - 1, 1, lambda: [tried], try_seconds=0.01))
             async with asyncio.timeout(10):
                 while not lines:  # noqa: ASYNC110 - a log tells nobody
                     await asyncio.sleep(0.01)
@@ -45,7 +44,7 @@ async def test_a_worker_takes_over_the_port_of_the_one_it_replaces() -> None:
             await asyncio.sleep(0.01)
     publishing.cancel()
     await asyncio.gather(publishing, return_exceptions=True)
-    assert "hookd_tried_total 1.0" in said
+    assert r'hookd_tried_total{by="curl",for="a \"quoted\" name"} 1.0' in said
 
 
 def scrape(port: int) -> str | None:

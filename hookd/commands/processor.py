@@ -7,6 +7,7 @@ import sys
 import click
 import uvloop
 
+from chassis import logs
 from chassis.database import Database
 from chassis.lifeline import Lifeline
 from hookd.configuration import Configuration, configure, database_of
@@ -66,6 +67,7 @@ def command(
         dispatch = apps.load(app)
     except apps.AppError as error:
         raise click.UsageError(str(error)) from None
+    logs.share()
     lifeline = Lifeline(lifeline_fd) if lifeline_fd is not None else None
     with database_of(configuration.common) as database:
         code = uvloop.run(_work(configuration, database, dispatch, app, for_seconds if is_once else None, lifeline))
