@@ -3,12 +3,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 APP ?=
 
-.PHONY: up test check lint types tests bench format clean help
+.PHONY: up test check lint types tests bench faults faults-selftest format clean help
 
 help:
 	@echo "make up      install, then run everything on this machine (Ctrl-C stops it)"
 	@echo "make test    install, then run every check and test"
 	@echo "make bench   install, then print the figures of docs/benchmarks.md"
+	@echo "make faults  install, then break things on purpose, and see what holds"
 	@echo "make format  put the source in order"
 
 up: .venv/installed
@@ -36,6 +37,13 @@ tests: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks
+
+# Everything that is broken on purpose, and docs/faults.md; half an hour.
+faults: .venv/installed-dev
+	$(BIN)/python -m faults --write
+
+faults-selftest: .venv/installed-dev
+	$(BIN)/python -m faults --selftest
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .

@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks import document, drain, latency, machine, memory, receiver, report, schema
+from benchmarks import document, drain, latency, memory, receiver, report, schema
 from benchmarks.bench import FULL, QUICK, Bench, Scale
-from benchmarks.postgres import Postgres, private_server
-from benchmarks.processes import BenchmarkError
 from chassis.embedded import EmbeddedError
+from rig import machine
+from rig.postgres import Postgres, private_server
+from rig.processes import BenchmarkError
 
 Measure: TypeAlias = Callable[[Bench], Awaitable[report.Section]]
 FIGURES: dict[str, Measure] = {

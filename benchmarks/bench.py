@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.postgres import Postgres
+from rig.postgres import Postgres
 
 T = TypeVar("T")
 

@@ -5,12 +5,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import machine, seed, sql
+from benchmarks import sql
 from benchmarks.bench import Bench
-from benchmarks.postgres import COUNT_SETTLED, connected, environment
-from benchmarks.processes import HOOKD, Child, output_of, running
 from benchmarks.report import Figure, Section, Target
 from chassis.database import Connection
+from rig import machine, seed
+from rig.postgres import COUNT_SETTLED, connected, environment
+from rig.processes import HOOKD, Child, output_of, running
 
 HANDLERS = """\
 import hookd

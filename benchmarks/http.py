@@ -3,8 +3,8 @@
 import asyncio
 import re
 
-from benchmarks import sample
-from benchmarks.processes import BenchmarkError, Child
+from rig import sample
+from rig.processes import BenchmarkError, Child
 
 REQUEST = (
     f"POST /{sample.SOURCE} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: shop/1.0\r\nContent-Type: application/json\r\n"

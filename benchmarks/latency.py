@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import machine
 from benchmarks.bench import Bench
 from benchmarks.drain import until_settled
 from benchmarks.http import first_answer
-from benchmarks.postgres import connected, environment
-from benchmarks.processes import HOOKD, PYTHON, Child, free_port, output_of, running
 from benchmarks.report import Figure, Section, Target
+from rig import machine
+from rig.postgres import connected, environment
+from rig.processes import HOOKD, PYTHON, Child, free_port, output_of, running
 
 RATE = 200
 FSYNCS = 400

@@ -2,15 +2,15 @@
 
 import asyncio
 
-from benchmarks import machine, seed
 from benchmarks.bench import Bench
 from benchmarks.drain import HANDLERS, unsettled, until_settled
 from benchmarks.http import Sender
-from benchmarks.postgres import connected, environment
-from benchmarks.processes import HOOKD, running
 from benchmarks.receiver import OURS, serving
 from benchmarks.report import Figure, Section, Target
 from chassis.sockets import raise_open_files_limit
+from rig import machine, seed
+from rig.postgres import connected, environment
+from rig.processes import HOOKD, running
 
 IDLE_SECONDS = 3
 AT_ONCE = 50

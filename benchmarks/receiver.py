@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import machine, sample, wrk
+from benchmarks import wrk
 from benchmarks.bench import Bench
 from benchmarks.http import first_answer
-from benchmarks.postgres import connected, environment
-from benchmarks.processes import HOOKD, PYTHON, Child, free_port, running
 from benchmarks.report import Figure, Section, Target
+from rig import machine, sample
+from rig.postgres import connected, environment
+from rig.processes import HOOKD, PYTHON, Child, free_port, running
 
 CONNECTIONS = 64
 NOTHING, INSERT, OURS = "answers without storing", "one INSERT a request", "hookd"

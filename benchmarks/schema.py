@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from benchmarks import machine, seed, sql
+from benchmarks import sql
 from benchmarks.bench import Bench
-from benchmarks.postgres import connected
 from benchmarks.report import Figure, Section
 from chassis.database import Connection
+from rig import machine, seed
+from rig.postgres import connected
 
 EVENTS_FACTOR = 4  # of what a drain is measured with: 200,000
 BACKLOG = 10_000

@@ -9,8 +9,8 @@ import asyncio
 import time
 from operator import itemgetter
 
-from benchmarks.postgres import connected
 from chassis.database import Connection
+from rig.postgres import connected
 
 ROWS = 500
 METHOD = f"plainer statements that do the same to a row, claim {ROWS} and settle {ROWS} by turns, over two connections"

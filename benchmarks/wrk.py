@@ -5,8 +5,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import sample
-from benchmarks.processes import BenchmarkError, output_of
+from rig import sample
+from rig.processes import BenchmarkError, output_of
 
 SCRIPT = Path(__file__).with_name("post.lua")
 MISSING = "wrk is not installed, and these figures are taken with it: apt-get install wrk (or brew install wrk)"

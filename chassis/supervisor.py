@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from chassis.logs import get_logger
 
-HOOKD = (sys.executable, "-P", "-m", "hookd")
+HOOKD: tuple[str, ...] = (sys.executable, "-P", "-m", "hookd")
 WRONG_USAGE = 2
 LOOKS = 4  # at a lifeline, in the time that a child may be silent
 

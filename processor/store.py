@@ -164,7 +164,8 @@ class Store:
 
     async def check(self) -> None:
         """Raise DatabaseError for a database that cannot be used as it is, Unavailable for one that is away."""
-        await self._claiming[0].run(_nothing, timeout=STATEMENT_SECONDS)
+        links = (self._claiming[0], *self._settling, self._side)
+        await asyncio.gather(*(link.run(_nothing, timeout=STATEMENT_SECONDS) for link in links))
 
     async def now(self) -> datetime:
         """The database's clock."""

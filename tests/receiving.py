@@ -23,7 +23,7 @@ from chassis.settings import CommonSettings
 from chassis.sockets import open_listeners
 from ingest.server import serve
 from ingest.settings import IngestSettings
-from tests.children import Hookd, hookd
+from rig.hookd import Hookd, hookd
 from tests.databases import execute
 
 PATIENCE_SECONDS = 20.0  # far more than anything here takes: a test that hangs shall fail
@@ -294,7 +294,7 @@ async def hookd_ingest(database_url: str, workers: int = 1, **settings: object) 
     """A receiver as a user starts it, ready to be sent to; killed at the end, should it still run."""
     given = {name: str(value) for name, value in {"unknown_sources": "store", **settings}.items()}
     command = ("ingest", "--port", "0", "--workers", str(workers))
-    async with hookd(*command, cwd=None, database_url=database_url, **given) as process:
+    async with hookd(*command, cwd=None, environment=None, database_url=database_url, **given) as process:
         listening = await process.logged("ingest.listening", workers)
         remote = Remote(int(listening["url"].rpartition(":")[2]), hookd=process)
         try:

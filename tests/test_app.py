@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.children import ROOT
+from rig.hookd import ROOT
 
 A_HANDLER = """
 import hookd

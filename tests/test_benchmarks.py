@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import document, machine, report, sample
+from benchmarks import document, report
 from benchmarks.receiver import Run, missing
 from benchmarks.wrk import Load
+from rig import machine, sample
 from tests.needs import needs
 
 ROOT = Path(__file__).parents[1]

@@ -37,7 +37,7 @@ from chassis.supervisor import HOOKD, Supervisor
 from hookd.cli import hookd as command_line
 from hookd.configuration import GROUPS
 from ingest.settings import IngestSettings
-from tests.children import PATIENCE_SECONDS, Hookd, hookd
+from rig.hookd import PATIENCE_SECONDS, Hookd, hookd
 from tests.needs import needs
 
 pytestmark = pytest.mark.any_server
@@ -62,7 +62,7 @@ async def receiver(
 ) -> AsyncIterator[tuple[Hookd, int]]:
     """`hookd ingest`, and the port it listens on."""
     command = ("ingest", "--port", str(port), *arguments)
-    async with hookd(*command, cwd=None, database_url=database_url, **settings) as program:
+    async with hookd(*command, cwd=None, environment=None, database_url=database_url, **settings) as program:
         yield program, URL((await program.logged("ingest.listening"))["url"]).port or 0
         assert await program.stop() == 0
 
@@ -555,7 +555,7 @@ async def test_the_processor_unit_runs(database_url: str) -> None:
     sample = {name.lower(): value for name, value in re.findall(r"^HOOKD_([A-Z_]+)=(.*)$", text, re.MULTILINE)}
     assert {"database_url", "app"} <= set(sample)
     settings = sample | {"database_url": database_url, "app": str(SAMPLE_APP)}
-    async with hookd(*exec_start("hookd-processor.service")[1:], cwd=None, **settings) as processor:
+    async with hookd(*exec_start("hookd-processor.service")[1:], cwd=None, environment=None, **settings) as processor:
         await processor.logged("processor.started")
         assert await processor.stop() == 0
 

@@ -13,11 +13,11 @@ import pytest
 from structlog.testing import capture_logs
 
 import hookd
-from benchmarks import seed
 from chassis.database import Connection, Database
 from processor.drain import Pace
 from processor.lease import Leases
 from processor.store import Claimed, Store
+from rig import seed
 from tests.databases import execute
 from tests.factories import an_event, counts, events, row_of
 from tests.processing import Gate, Watch, a_handler, parts_of, processing

@@ -13,7 +13,7 @@ import pytest
 
 from chassis.database import Connection
 from processor.schedule import Schedule
-from tests.children import PATIENCE_SECONDS, Hookd, hookd
+from rig.hookd import PATIENCE_SECONDS, Hookd, hookd
 from tests.databases import execute
 from tests.factories import an_event, at, events, row_of
 from tests.processing import Watch, an_app

@@ -15,7 +15,7 @@ import pytest
 
 from chassis.database import Connection, Database, DatabaseError, Unavailable
 from processor.store import Store
-from tests.children import hookd
+from rig.hookd import hookd
 from tests.factories import an_attempt, an_event, at, counts, events, row_of
 from tests.processing import Gate, Watch, an_app, processing
 

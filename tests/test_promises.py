@@ -15,9 +15,9 @@ import pytest
 from chassis.database import Connection, Database
 from chassis.embedded import Embedded
 from migrations.upgrade import upgrade
-from tests.children import Hookd, hookd
+from rig.hookd import Hookd, hookd
+from rig.load import Load
 from tests.factories import events
-from tests.load import Load
 
 pytestmark = pytest.mark.any_server
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from chassis.database import Connection
-from tests.load import Load
+from rig.load import Load
 from tests.receiving import (
     PATIENCE_SECONDS,
     Receiver,

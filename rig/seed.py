@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 from uuid_utils import UUID, uuid7
 
-from benchmarks import sample
-from benchmarks.postgres import connected
+from rig import sample
+from rig.postgres import connected
 
 BATCH_ROWS = 50  # what a receiver commits together at full load
 BATCH_SECONDS = 0.005

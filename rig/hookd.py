@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,19 @@ class Hookd:
 
 
 @asynccontextmanager
-async def hookd(*arguments: str, cwd: Path | None = None, **settings: str) -> AsyncIterator[Hookd]:
+async def hookd(
+    *arguments: str,
+    cwd: Path | None = None,
+    module: Sequence[str] = ("hookd",),
+    environment: Mapping[str, str] | None = None,
+    **settings: str,
+) -> AsyncIterator[Hookd]:
     """Run `hookd *arguments`; `settings` without their prefix. Killed at the end, if it still runs."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HOOKD_")}
-    environment |= {"HOOKD_METRICS_PORT": "0", "PYTHONPATH": str(ROOT)}
-    environment |= {f"HOOKD_{name.upper()}": value for name, value in settings.items()}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("HOOKD_")}
+    ours |= {"HOOKD_METRICS_PORT": "0", "PYTHONPATH": str(ROOT), **(environment or {})}
+    ours |= {f"HOOKD_{name.upper()}": value for name, value in settings.items()}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "hookd", *arguments, cwd=cwd, env=environment, stdout=PIPE, stderr=PIPE
+        sys.executable, "-P", "-m", *module, *arguments, cwd=cwd, env=ours, stdout=PIPE, stderr=PIPE
     )  # fmt: skip
     running = Hookd(process)
     try:

@@ -1,0 +1,81 @@
+"""One case after the other, each on a scene of its own."""
+
+import asyncio
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from faults.case import Case
+from faults.scene import Scene
+from rig.server import Server, template
+
+
+@dataclass
+class Result:
+    """What came of a case. `violations` is empty when the promises held."""
+
+    case: Case
+    seed: int
+    sabotage: str | None
+    seconds: float = 0.0
+    violations: list[str] = field(default_factory=list)
+    figures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        return not self.violations
+
+    def as_dict(self) -> dict[str, Any]:
+        case = {name: value for name, value in asdict(self.case).items() if name != "run"}
+        return {**asdict(self), "case": case, "holds": self.holds}
+
+
+class Stage:
+    """Where scenes are set up: a folder, and the data of a fresh PostgreSQL with hookd's schema."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._template = template(folder / "template")
+
+    async def run(self, case: Case, seed: int, sabotage: str | None = None) -> Result:
+        result, began = Result(case, seed, sabotage), time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="case-", dir=self._folder, ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            folder.chmod(0o755)
+            server = Server(folder, self._template)
+            try:
+                await server.start()
+                scene = Scene(folder, server, seed, sabotage, figures=result.figures)
+                async with asyncio.timeout(case.seconds_max):
+                    await case.run(scene)
+                result.violations = await scene.violations(may_run_twice=case.twice is not None)
+            except Exception as error:  # noqa: BLE001 - whatever ends a case has ended it badly
+                result.violations.append(_told(error))
+            finally:
+                await asyncio.to_thread(server.end)
+        result.seconds = time.monotonic() - began
+        return result
+
+
+@contextmanager
+def stage(below: Path | None) -> Iterator[Stage]:
+    """In a temporary folder, which is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="hookd-faults-", dir=below, ignore_cleanup_errors=True) as name:
+        folder = Path(name).resolve()
+        folder.chmod(0o711)  # as root the server runs as another user, who must be able to enter
+        yield Stage(folder)
+
+
+def _told(error: BaseException) -> str:
+    """Its last words, and the line of the case where it happened."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if "/faults/" in frame.filename]
+    place = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
+    words = str(error).strip() or "it took too long"
+    return f"{type(error).__name__}: {words}{place}"

@@ -1,0 +1,1 @@
+"""hookd, each of its parts broken on purpose."""

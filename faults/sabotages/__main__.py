@@ -1,0 +1,15 @@
+"""`python -m faults.sabotages NAME ARGUMENTS…`: `hookd ARGUMENTS…`, sabotaged."""
+
+import sys
+
+from chassis import supervisor
+from faults.sabotage import SABOTAGES
+from faults.sabotages import chassis, ingest, processor
+from hookd.cli import main
+
+__all__ = ["chassis", "ingest", "processor"]
+
+name = sys.argv.pop(1)
+supervisor.HOOKD = (sys.executable, "-P", "-m", "faults.sabotages", name)
+SABOTAGES[name]()
+main()

@@ -1,0 +1,74 @@
+"""The processor, broken on purpose."""
+
+import asyncio
+import sys
+from typing import Any
+
+from chassis.database import Unavailable
+from faults.sabotage import sabotage
+from processor import drain, store, workers
+from processor.drain import Drain
+from processor.lease import Leases
+from processor.outcome import RETURNED
+
+
+@sabotage
+def no_fence() -> None:
+    """A settle writes whatever it is told, whoever holds the row by now."""
+    fence = " AND e.claims = r.claims AND e.status = 'new' AND e.held_by IS NOT NULL"
+    assert fence in store.SETTLE
+    store.SETTLE = store.SETTLE.replace(fence, "")
+
+
+@sabotage
+def no_lease() -> None:
+    """A claim holds its rows for no time at all."""
+    lease = "due_at = now() + make_interval(secs => $3)"
+    assert lease in store.CLAIM
+    store.CLAIM = store.CLAIM.replace(lease, "due_at = now() + 0 * make_interval(secs => $3)")
+
+
+@sabotage
+def no_renewal() -> None:
+    """No lease is ever renewed."""
+    Leases.start = lambda self: None  # type: ignore[method-assign]
+
+
+@sabotage
+def no_attempts() -> None:
+    """A claim does not count the attempt."""
+    assert "attempts = e.attempts + 1" in store.CLAIM
+    store.CLAIM = store.CLAIM.replace("attempts = e.attempts + 1", "attempts = greatest(e.attempts, 1)")
+
+
+@sabotage
+def no_suspects() -> None:
+    """What killed its holder twice is run among its neighbours again."""
+    drain.SUSPECT_ATTEMPTS = sys.maxsize
+
+
+@sabotage
+def process_without_handling() -> None:
+    """What is claimed is settled as processed, and no handler is run."""
+
+    async def run(self: Any, handler: Any, event: Any, claimed: Any) -> Any:
+        await asyncio.sleep(0)
+        return RETURNED
+
+    workers.Worker.run = run  # type: ignore[method-assign]
+
+
+@sabotage
+def drop_failed_settles() -> None:
+    """A settle that failed is not tried again."""
+    settle = Drain.settle
+
+    async def once(self: Drain, lane: int = 0) -> int:
+        waiting = list(self._unsettled)
+        try:
+            return await settle(self, lane)
+        except Unavailable:
+            self._unsettled = [each for each in self._unsettled if each not in waiting]
+            return 0
+
+    Drain.settle = once  # type: ignore[method-assign]

@@ -1,0 +1,115 @@
+"""A load of numbered bodies, and the comparison of every answer with the table."""
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from chassis.database import Connection
+
+SOURCE = "load"
+STORED = "SELECT id::text, payload FROM hookd.events WHERE source = $1"
+
+
+@dataclass
+class Load:
+    """Senders that POST until told to stop, each body once, and keep every answer.
+
+    `pause_seconds`: between an answer and the next POST of the same sender; 0: at once.
+    """
+
+    url: str
+    senders: int = 8
+    pause_seconds: float = 0.0
+    timeout_seconds: float = 10.0
+    source: str = SOURCE
+    answered: dict[str, bytes] = field(default_factory=dict)  # the body of each id answered with 200
+    refused: list[bytes] = field(default_factory=list)  # bodies answered with a 4xx
+    statuses: Counter[int] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)  # that each answer of 200 took
+    cut: int = 0
+    sent: int = 0
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(self.senders):
+                group.create_task(self._send(number, stop))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Load"]:
+        """The senders send until the block ends; their last answers are waited for."""
+        stop = asyncio.Event()
+        sending = asyncio.create_task(self.run_until(stop))
+        try:
+            yield self
+        finally:
+            stop.set()
+            await sending
+
+    async def more(self, count: int, seconds_max: float = 30.0) -> None:
+        """Return once so many more POSTs were answered with 200."""
+        enough = len(self.answered) + count
+        async with asyncio.timeout(seconds_max):
+            while len(self.answered) < enough:
+                await asyncio.sleep(0.005)
+
+    async def _send(self, sender: int, stop: asyncio.Event) -> None:
+        timeout = aiohttp.ClientTimeout(total=self.timeout_seconds)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                await self._post(session, body_of(sender, number))
+                if self.pause_seconds:
+                    await asyncio.sleep(self.pause_seconds)
+
+    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> None:
+        began = time.monotonic()
+        self.sent += 1
+        try:
+            async with session.post(f"{self.url}/{self.source}", data=body) as answer:
+                self.statuses[answer.status] += 1
+                if answer.status == 200:
+                    self.answered[(await answer.json())["id"]] = body
+                    self.seconds.append(time.monotonic() - began)
+                elif 400 <= answer.status < 500:
+                    self.refused.append(body)
+        except (aiohttp.ClientError, TimeoutError):
+            self.cut += 1
+            await asyncio.sleep(0.05)  # a receiver that is down refuses at once: do not spin
+
+    async def violations(self, connection: Connection) -> list[str]:
+        """What speaks against: every 2xx is in the table exactly once, byte for byte, and nothing but what was sent."""
+        rows = await connection.fetch(STORED, self.source)
+        stored = {row["id"]: row["payload"] for row in rows}
+        copies = Counter(stored.values())
+        refused = set(self.refused)
+        lost = [each for each in self.answered if each not in stored]
+        changed = [each for each, body in self.answered.items() if each in stored and stored[each] != body]
+        found = {
+            "answered with 200 and not in the table": len(lost),
+            "in the table with other bytes than were sent": len(changed),
+            "stored, and never sent": sum(not is_ours(payload) for payload in stored.values()),
+            "sent once and stored twice": sum(count > 1 for count in copies.values()),
+            "refused with a 4xx and stored all the same": len(refused & copies.keys()),
+        }
+        return [f"{count} {what}" for what, count in found.items() if count]
+
+    async def assert_stored(self, connection: Connection) -> None:
+        assert await self.violations(connection) == []
+
+
+def body_of(sender: int, number: int) -> bytes:
+    head = f"{sender}-{number}-".encode()
+    return head + hashlib.sha256(head).digest() * (1 + number % 50)
+
+
+def is_ours(body: bytes) -> bool:
+    parts = body.split(b"-", 2)
+    numbers = [int(part) for part in parts[:2] if part.isdigit()]
+    return len(numbers) == 2 and body == body_of(*numbers)
