@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -25,18 +26,23 @@ from processor.outcome import DIED, Outcome
 REVISION_NEEDED = "0001"
 CHANNEL = "hookd"
 STATEMENT_SECONDS = 10.0
+WAITED = itemgetter("waited_seconds")
 LANES = (0, 1)  # while one batch is being committed the next is sent; claims and settles alike
 HEALTH_SECONDS, HEALTH_TIMEOUT_SECONDS = 5.0, 2.0
 BODY_INLINE_BYTES_MAX = 64 * 1024  # a larger body is fetched when its handler starts
 
-# Every statement here is an index probe. A plan made while tomorrow's partition was analysed and empty would else turn
-# midnight into table scans, once per row.
+# Every statement here is an index probe, whatever the statistics say: made while a day was empty, a plan would else
+# turn midnight into a scan of the whole day for each row. So what is looked up is always given as `id = ANY(…)`, which
+# an index scan never leaves out (the condition of a nested loop it may: then it reads the index from one end to the
+# other and is called an index scan all the same), and joined by hash.
 LIMITS = {"statement_timeout": "30s", "lock_timeout": "10s"}
-PROBES = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_mergejoin": "off", "jit": "off", **LIMITS}
-CLAIM_PLANS = {**PROBES, "enable_hashjoin": "off"}
-# A settle finds its rows by `id = ANY(…)`, whose days are known when it starts, and joins them by hash: as a nested
-# loop it would look at a thousand rows a thousand times.
-SETTLE_PLANS = {**PROBES, "enable_nestloop": "off"}
+PLANS = {
+    **{f"enable_{each}": "off" for each in ("seqscan", "bitmapscan", "nestloop", "mergejoin", "sort")},
+    "jit": "off",
+    **LIMITS,
+}
+# A claim looks at every day there is: planned anew each time, a hundred of them would cost it a third of its time.
+CLAIM_PLANS = {**PLANS, "plan_cache_mode": "force_generic_plan"}
 
 log = get_logger()
 
@@ -60,7 +66,7 @@ UPDATE hookd.events e
    SET due_at = now() + make_interval(secs => $3), attempts = e.attempts + 1, claims = e.claims + 1, held_by = $4,
        reason = CASE WHEN fit.died THEN '{DIED}' ELSE e.reason END
   FROM fit
- WHERE e.id = fit.id
+ WHERE e.id = fit.id AND e.id = ANY(ARRAY(SELECT id FROM fit))
 RETURNING e.id, e.claims, e.attempts, fit.died, e.reason, fit.bytes, e.source, e.event_type, e.delivery_id,
           date_part('epoch', e.received_at) AS received_epoch, date_part('epoch', now() - e.received_at) AS age_seconds,
           date_part('epoch', now() - fit.due_at) AS waited_seconds, e.method, e.target, e.headers,
@@ -158,7 +164,7 @@ class Store:
         self._lease_seconds = lease_seconds
         self._claiming, self._settling = (
             tuple(Link(database, f"processor {verb} {lane}", settings=plans, greet=greet) for lane in LANES)
-            for verb, plans in (("claim", CLAIM_PLANS), ("settle", SETTLE_PLANS))
+            for verb, plans in (("claim", CLAIM_PLANS), ("settle", PLANS))
         )
         self._side = Link(database, "processor side", settings=CLAIM_PLANS, greet=greet)
 
@@ -191,6 +197,7 @@ class Store:
         records = await self._claiming[lane].run(
             lambda connection: connection.fetch(CLAIM, *arguments), timeout=STATEMENT_SECONDS
         )
+        records.sort(key=WAITED, reverse=True)
         return [Claimed(record, lease_until) for record in records]
 
     async def seconds_until_due(self) -> float | None:
@@ -304,7 +311,7 @@ class Renewer:
 
     def __init__(self, database: Database, *, lease_seconds: float) -> None:
         self._lease_seconds = lease_seconds
-        self._link = Link(database, "processor renew", settings=SETTLE_PLANS)
+        self._link = Link(database, "processor renew", settings=PLANS)
 
     async def renew(self, held: Sequence[Claimed]) -> set[UUID]:
         """Put the leases of these rows forward; returns the ids whose lease holds. Raises Unavailable."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from processor.outcome import (
     handed_back,
 )
 from processor.store import BODY_INLINE_BYTES_MAX, Claimed, Renewer, Settlement, Store
+from rig import seed
 from tests.factories import an_event, at, counts, events, row_of
 
 LEASE_SECONDS = 60.0
@@ -492,3 +494,36 @@ async def test_one_drain_at_a_time(store: Store, database: Database) -> None:
         while not await other.only_drain():
             pass
     await other.close()
+
+
+# Plans
+
+
+async def test_plans_made_while_the_day_was_empty(store: Store, renewer: Renewer, connection: Connection) -> None:
+    """Every statement reads what it needs of an index and no more, also when planned while the day was empty.
+
+    (An index may be read from one end to the other for each row, and be called an index scan all the same.)
+    """
+    await connection.execute("ANALYZE hookd.events")
+    for _ in range(8):  # after the fifth time PostgreSQL may keep a plan
+        assert await claim(store) == []
+    rows = list(seed.rows(datetime.now(UTC), 0, 20_000))
+    await connection.copy_records_to_table("events", schema_name="hookd", columns=seed.COLUMNS, records=rows)
+    before = await entries_read(connection)
+    for _ in range(8):
+        claimed = await claim(store, 100)
+        assert len(claimed) == 100
+        assert await renewer.renew(claimed) == set(ids(claimed))
+        assert await store.settle([settlement(each) for each in claimed]) == set(ids(claimed))
+    await store.close()
+    await renewer.close()  # a backend that ends tells its statistics
+    assert await entries_read(connection) - before < 8 * 100 * 10
+
+
+async def entries_read(connection: Connection) -> int:
+    """Index entries of events that all statements so far looked at."""
+    await connection.execute("SELECT pg_stat_clear_snapshot()")
+    value: int = await connection.fetchval(
+        "SELECT sum(idx_tup_read)::int FROM pg_stat_user_indexes WHERE relname LIKE 'events\\_2%'"
+    )
+    return value
