@@ -133,7 +133,7 @@ class Receiver:
         if "#" in target:
             raise refusal.malformed("a fragment in the target")
         self.knowledge.judge(source)
-        if is_chunked(request) and request.headers["Transfer-Encoding"].strip().lower() != "chunked":
+        if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
             raise refusal.malformed("a transfer coding other than chunked")
         return source
 
@@ -236,9 +236,10 @@ class Receiver:
 
     def closes(self, request: web.BaseRequest) -> bool:
         """Whether the connection ends with this answer."""
-        # aiohttp leaks the last trailer of a chunked request into the next request's headers.
-        unread = not request.content.is_eof()
-        return self.stopping or unread or is_chunked(request) or refused_by(request) is not None
+        # aiohttp leaks the last trailer of a chunked request into the next request's headers, and takes the body behind
+        # a CONNECT, or behind a transfer coding without a name, for the next request.
+        unread = not request.content.is_eof() or request.method == "CONNECT"
+        return self.stopping or unread or "Transfer-Encoding" in request.headers or refused_by(request) is not None
 
     async def own_page(self, request: web.BaseRequest) -> web.StreamResponse:
         """hookd's own pages: is it alive, can it commit."""

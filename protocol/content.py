@@ -5,6 +5,7 @@ import json
 from typing import Any
 from urllib.parse import parse_qsl
 
+CONTENT_TYPE_CHARACTERS_MAX = 1000  # email's parser takes seconds for the semicolons that a head has room for
 FORM_FIELDS_MAX = 1000  # the body's size is bounded elsewhere; this bounds what it may unfold into
 # Python's own, no character sets: punycode takes hours for a body that any sender may send.
 NOT_CHARACTER_SETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
@@ -15,12 +16,12 @@ def charset(content_type: str) -> str:
     from email.message import Message  # noqa: PLC0415 - paid for by those who ask
 
     message = Message()
-    message["Content-Type"] = content_type
-    named = message.get_content_charset("utf-8")
     try:
+        message["Content-Type"] = content_type[:CONTENT_TYPE_CHARACTERS_MAX]
+        named = message.get_content_charset("utf-8")
         "".encode(named)
         return named if codecs.lookup(named).name not in NOT_CHARACTER_SETS else "utf-8"
-    except (LookupError, ValueError):
+    except (LookupError, TypeError, ValueError):  # TypeError: of a parameter in numbered pieces one of which is starred
         return "utf-8"
 
 

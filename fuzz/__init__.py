@@ -1,0 +1,1 @@
+"""Whatever bytes a sender chooses, `protocol/` raises nothing but what its docstrings name."""
