@@ -17,7 +17,8 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 T = TypeVar("T")
 
 VERSION_MIN = 15  # 14 is past its end of life
-CONNECT_SECONDS_MAX = 2.0  # asyncpg's own default is 60: longer than any sender waits
+# A log-in takes some seven round trips, half a second each to the other side of the world; asyncpg's default is 60 s.
+CONNECT_SECONDS_MAX, OPEN_SECONDS_MAX = 4.0, 8.0
 RETRY_SECONDS_FIRST, RETRY_SECONDS_MAX = 0.1, 1.0  # back within 5 s of the server's return
 
 # What a server or network that died without a word costs: the server ends such a session after about 25 s.
@@ -29,6 +30,8 @@ KEEPALIVES = {
     "tcp_user_timeout": "10000",
 }
 
+# However a connection may fail that was open.
+FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 # Errors about the data sent, for which the connection is not to blame: SQLSTATE class 22, 23 and 54, and what asyncpg
 # finds while it encodes (UnicodeEncodeError is a ValueError).
 DATA_ERRORS = (
@@ -43,6 +46,10 @@ DATA_ERRORS = (
 
 class Unavailable(Exception):
     """The database did not do it, or did not say so. Whether a write was committed is unknown."""
+
+
+class TimedOut(Unavailable):
+    """It did not say anything in time: the connection may be half-open, and others with it."""
 
 
 class DatabaseError(Unavailable):
@@ -76,13 +83,7 @@ class Database:
             raise DatabaseError(f"{error}: create it, or name another in HOOKD_DATABASE_URL") from None
         except asyncpg.ClientConfigurationError as error:
             raise DatabaseError(f"HOOKD_DATABASE_URL cannot be used: {error}") from None
-        except (
-            OSError,
-            TimeoutError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-        ) as error:
+        except FAILURES as error:
             await asyncio.to_thread(self._bring_back)
             raise Unavailable(f"PostgreSQL cannot be reached: {_sentence(error)}") from error
         try:
@@ -121,7 +122,7 @@ class Database:
             row = await connection.fetchrow(
                 "SELECT current_setting('fsync') = 'off', current_setting('synchronous_commit') = 'off'"
             )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except FAILURES as error:
             raise Unavailable(f"PostgreSQL left: {_sentence(error)}") from error
         assert row is not None
         for name, off in zip(("fsync", "synchronous_commit"), row, strict=True):
@@ -135,6 +136,7 @@ class Database:
 class Link:
     """One dedicated connection: opened when first needed, thrown away when it fails, opened anew with back-off.
 
+    Opening goes on when the time of whoever waits for it is over: far away it may take longer than a sender's patience.
     `greet` is awaited on each new connection before its first use. (A pool would hide which connection is meant, add a
     round trip to each use, and wait for a cancellation that a half-open connection never answers.)
     """
@@ -152,6 +154,7 @@ class Link:
         self._name = name
         self._settings = settings
         self._connection: Connection | None = None
+        self._opening: asyncio.Task[Connection] | None = None
         self._turn = asyncio.Lock()
         self._pause = 0.0
         self._not_before = 0.0
@@ -159,7 +162,8 @@ class Link:
     async def run(self, work: Callable[[Connection], Awaitable[T]], *, timeout: float) -> T:
         """Do `work` on the connection within `timeout` seconds, connecting included.
 
-        Raises Unavailable when that fails (the connection is then gone), DatabaseError, or the work's own DATA_ERRORS.
+        Raises Unavailable when that fails (the connection is then gone; TimedOut when it took too long), DatabaseError,
+        or the work's own DATA_ERRORS.
         """
         try:
             async with asyncio.timeout(timeout), self._turn:
@@ -167,15 +171,14 @@ class Link:
         except DATA_ERRORS:
             raise
         except TimeoutError as error:
-            raise Unavailable(f"PostgreSQL did not answer within {timeout:.3g} s") from error
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            raise TimedOut(f"PostgreSQL did not answer within {timeout:.3g} s") from error
+        except FAILURES as error:
             raise Unavailable(f"PostgreSQL failed: {_sentence(error)}") from error
 
     async def _do(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        if self._connection is None or self._connection.is_closed():
-            await asyncio.sleep(self._not_before - time.monotonic())
+        connection = await self._ready()
         try:
-            done = await work(await self._ready())
+            done = await work(connection)
         except DATA_ERRORS:
             raise
         except BaseException:
@@ -185,11 +188,34 @@ class Link:
         return done
 
     async def _ready(self) -> Connection:
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await self._database.connect(self._name, settings=self._settings)
+        if self._connection is not None and not self._connection.is_closed():
+            return self._connection
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(_retrieve)
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> Connection:
+        try:
+            await asyncio.sleep(self._not_before - time.monotonic())
+            async with asyncio.timeout(OPEN_SECONDS_MAX):
+                connection = await self._database.connect(self._name, settings=self._settings)
+                await self._greeted(connection)
+        except BaseException:
+            self._fail()
+            raise
+        finally:
+            self._opening = None
+        self._connection = connection
+        return connection
+
+    async def _greeted(self, connection: Connection) -> None:
+        try:
             if self._greet is not None:
-                await self._greet(self._connection)
-        return self._connection
+                await self._greet(connection)
+        except BaseException:
+            connection.terminate()
+            raise
 
     def _fail(self) -> None:
         # A server that lets us in but does no work (read-only, say) must not be stormed with connections either.
@@ -205,11 +231,13 @@ class Link:
 
     async def close(self) -> None:
         """Say goodbye to the server, for a second at most."""
+        if self._opening is not None:
+            self._opening.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
                 await connection.close(timeout=1.0)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except FAILURES:
                 connection.terminate()
 
 
@@ -259,6 +287,12 @@ def open_database(settings: CommonSettings) -> Iterator[Database]:
         except EmbeddedError as error:
             raise DatabaseError(str(error)) from error
         yield Database(url, allow_unsafe=settings.allow_unsafe, revive=revive)
+
+
+def _retrieve(opening: "asyncio.Task[Connection]") -> None:
+    """Its failure is known, also when nobody waits for it any more."""
+    if not opening.cancelled():
+        opening.exception()
 
 
 def _sentence(error: BaseException) -> str:

@@ -44,12 +44,12 @@ class Supervisor:
         grace_seconds: float,
         margin_seconds: float = 5.0,
         first_wait_seconds: float = 1.0,
-        program: Sequence[str] = HOOKD,
+        program: Sequence[str] | None = None,
     ) -> None:
         self._children = children
         self._grace_seconds = grace_seconds + margin_seconds
         self._first_wait_seconds = first_wait_seconds
-        self._program = program
+        self._program = program or HOOKD
         self._keepers: list[Keeper] = []
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()

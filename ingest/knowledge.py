@@ -45,9 +45,8 @@ class Knowledge:
 
     async def refresh(self, *, clock: bool) -> None:
         """Ask the database once. Raises Unavailable."""
+        if clock:  # first: with the sources known, requests are let in, and want the right time
+            self.offset_seconds = await self._side.clock_offset_seconds()
+            if abs(self.offset_seconds) > OFFSET_SECONDS_NOTED:
+                log.warning("clock.differs", database_ahead_seconds=round(self.offset_seconds))
         self.sources = await self._side.sources()
-        if not clock:
-            return
-        self.offset_seconds = await self._side.clock_offset_seconds()
-        if abs(self.offset_seconds) > OFFSET_SECONDS_NOTED:
-            log.warning("clock.differs", database_ahead_seconds=round(self.offset_seconds))

@@ -39,6 +39,7 @@ from protocol.request import path_of, source_of
 SMALL_BODY_BYTES = 64 * 1024  # half of the in-flight budget is kept for these
 LARGE_LANE_BYTES = 1024 * 1024  # bodies over this never travel with small ones
 BODY_BYTES_PER_SECOND_MIN = 64 * 1024
+CONTINUE = "100-continue"
 NANOSECONDS = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 REMOTES_MAX = 10_000
@@ -135,6 +136,8 @@ class Receiver:
         self.knowledge.judge(source)
         if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
             raise refusal.malformed("a transfer coding other than chunked")
+        if request.headers.get("Expect", CONTINUE).lower() != CONTINUE and not is_http_10(request):
+            raise refusal.expectation()
         return source
 
     def not_a_webhook(self, request: web.BaseRequest) -> Exception:
@@ -159,8 +162,6 @@ class Receiver:
         if (request.content_length or 0) > self.settings.body_bytes_max:
             raise refusal.body_too_large(self.settings.body_bytes_max)
         if "Expect" in request.headers and not is_http_10(request):
-            if request.headers["Expect"].lower() != "100-continue":
-                raise refusal.expectation()
             await invite_body(request)
         clock = asyncio.get_running_loop().time
         patience = self.settings.body_timeout_seconds

@@ -324,13 +324,15 @@ class Drain:
         self._suspects.kill()
         for worker in self.workers.workers:
             if worker.claimed is not None and worker.in_thread and not worker.claimed.lost:
-                self._finish(worker.claimed, handed_back(worker.claimed.row["claims"]))
+                self.conclude(worker.claimed, worker.left_behind())
             elif worker.claimed is not None:
                 worker.cut_off("stopping")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5.0):
                 while self._has_results_coming():  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0.01)
+        if self._unsettled or self._settling:
+            log.error("settle.abandoned", rows=len(self._unsettled), hint="these will be handled once more")
 
     def _has_results_coming(self) -> bool:
         return bool(

@@ -2,26 +2,30 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import asyncpg
 
 from chassis.database import (
     DATA_ERRORS,
+    FAILURES,
     Connection,
     Database,
     DatabaseError,
     Link,
+    TimedOut,
     Unavailable,
     check_revision,
 )
 from chassis.logs import get_logger
 from processor.outcome import DIED, Outcome
+
+T = TypeVar("T")
 
 REVISION_NEEDED = "0001"
 CHANNEL = "hookd"
@@ -167,22 +171,22 @@ class Store:
             for verb, plans in (("claim", CLAIM_PLANS), ("settle", PLANS))
         )
         self._side = Link(database, "processor side", settings=CLAIM_PLANS, greet=greet)
+        self._links = (*self._claiming, *self._settling, self._side)
 
     async def check(self) -> None:
         """Raise DatabaseError for a database that cannot be used as it is, Unavailable for one that is away."""
         links = (self._claiming[0], *self._settling, self._side)
-        await asyncio.gather(*(link.run(_nothing, timeout=STATEMENT_SECONDS) for link in links))
+        await asyncio.gather(*(self._run(link, _nothing) for link in links))
 
     async def now(self) -> datetime:
         """The database's clock."""
-        value: datetime = await self._side.run(
-            lambda connection: connection.fetchval("SELECT now()"), timeout=STATEMENT_SECONDS
-        )
+        value: datetime = await self._run(self._side, lambda connection: connection.fetchval("SELECT now()"))
         return value
 
     async def only_drain(self) -> bool:
         """Whether no other `--once` drains; it is so until this process ends or its connection does."""
-        mine: bool = await self._claiming[0].run(
+        mine: bool = await self._run(
+            self._claiming[0],
             lambda connection: connection.fetchval("SELECT pg_try_advisory_lock(hashtext('hookd.once'))"),
             timeout=STATEMENT_SECONDS,
         )
@@ -194,22 +198,19 @@ class Store:
         """Hold what is due, oldest first; of bodies that come along `bytes_max` at most, but always one row."""
         lease_until = clock() + self._lease_seconds
         arguments = (rows_max, bytes_max, self._lease_seconds, self._holder, due_until)
-        records = await self._claiming[lane].run(
-            lambda connection: connection.fetch(CLAIM, *arguments), timeout=STATEMENT_SECONDS
-        )
+        records = await self._run(self._claiming[lane], lambda connection: connection.fetch(CLAIM, *arguments))
         records.sort(key=WAITED, reverse=True)
         return [Claimed(record, lease_until) for record in records]
 
     async def seconds_until_due(self) -> float | None:
         """Until the next row is due, negative when one is overdue; None when nothing waits."""
-        value: float | None = await self._claiming[0].run(
-            lambda connection: connection.fetchval(NEXT_DUE), timeout=STATEMENT_SECONDS
-        )
+        value: float | None = await self._run(self._claiming[0], lambda connection: connection.fetchval(NEXT_DUE))
         return value
 
     async def body(self, event_id: UUID) -> bytes:
         """The body of a row whose body did not come with the claim."""
-        value: bytes = await self._side.run(
+        value: bytes = await self._run(
+            self._side,
             lambda connection: connection.fetchval("SELECT payload FROM hookd.events WHERE id = $1", event_id),
             timeout=3 * STATEMENT_SECONDS,
         )
@@ -218,9 +219,7 @@ class Store:
     async def settle(self, settlements: Sequence[Settlement], lane: int = 0) -> set[UUID]:
         """Write the outcomes; returns the ids that the fence let through. Raises Unavailable."""
         try:
-            return await self._settling[lane].run(
-                lambda connection: _settle(connection, settlements), timeout=STATEMENT_SECONDS
-            )
+            return await self._run(self._settling[lane], lambda connection: _settle(connection, settlements))
         except DATA_ERRORS as error:
             if len(settlements) == 1:
                 return await self._settle_unrecordable(settlements[0], error, lane)
@@ -231,9 +230,7 @@ class Store:
         log.error("event.unrecordable", id=str(settlement.claimed.id), reason=str(error))
         outcome = Outcome("failed", f"could not be recorded: {type(error).__name__}")
         plain = Settlement(settlement.claimed, outcome, False, settlement.label)
-        return await self._settling[lane].run(
-            lambda connection: _settle(connection, [plain]), timeout=STATEMENT_SECONDS
-        )
+        return await self._run(self._settling[lane], lambda connection: _settle(connection, [plain]))
 
     # Maintenance: each call is one short transaction under a try-lock, so that of many processors one does it.
 
@@ -286,7 +283,7 @@ class Store:
         return await self._column("SELECT DISTINCT source FROM hookd.counts ORDER BY source LIMIT 1000")
 
     async def _column(self, sql: str, *arguments: object) -> list[Any]:
-        records = await self._side.run(lambda connection: connection.fetch(sql, *arguments), timeout=STATEMENT_SECONDS)
+        records = await self._run(self._side, lambda connection: connection.fetch(sql, *arguments))
         return [record[0] for record in records]
 
     async def _under_lock(self, sql: str, argument: object) -> Any:
@@ -297,12 +294,22 @@ class Store:
                 return await connection.fetchval(sql, argument)
 
         try:
-            return await self._side.run(_busy_is_none(work), timeout=STATEMENT_SECONDS)
+            return await self._run(self._side, _busy_is_none(work))
         except asyncpg.LockNotAvailableError:
             return None
 
+    async def _run(
+        self, link: Link, work: Callable[[Connection], Awaitable[T]], timeout: float = STATEMENT_SECONDS
+    ) -> T:
+        try:
+            return await link.run(work, timeout=timeout)
+        except TimedOut:
+            for each in self._links:  # half-open, it seems; or else each would find out by waiting as long
+                each.drop()
+            raise
+
     async def close(self) -> None:
-        for link in (*self._claiming, *self._settling, self._side):
+        for link in self._links:
             await link.close()
 
 
@@ -335,7 +342,7 @@ async def listen(database: Database, heard: Callable[[], None]) -> None:
             continue
         try:
             await _hear(connection, heard)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except FAILURES:
             pass
         finally:
             connection.terminate()

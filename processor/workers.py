@@ -62,6 +62,10 @@ class Worker:
         finally:
             self.in_thread = False
 
+    def left_behind(self) -> Ending | Cut:
+        """How the run of a thread ends that the process does not wait for: an attempt, if it was over its time."""
+        return timed_out(self._loop.time() - self.began) if self.cut == "timeout" else "stopping"
+
     def cut_off(self, why: Cut) -> None:
         """Cancel an `async def`; a thread cannot be cancelled: it is marked, and judged when it ends."""
         first, self.cut = self.cut is None, self.cut or why

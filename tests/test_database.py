@@ -1,6 +1,9 @@
 """The door to PostgreSQL: which servers it refuses, and how a connection mends itself."""
 
 import asyncio
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -9,10 +12,12 @@ from chassis.database import (
     Database,
     DatabaseError,
     Link,
+    TimedOut,
     Unavailable,
     check_revision,
     clock_offset_seconds,
 )
+from rig.proxy import proxying
 from tests.databases import execute, with_name
 
 
@@ -127,3 +132,25 @@ async def test_a_role_without_rights_is_told_so(server_url: str, database_url: s
         await connection.execute("RESET ROLE")
     finally:
         await execute(server_url, "DROP ROLE nothing_given")
+
+
+@pytest.mark.any_server
+async def test_opening_outlives_whoever_waits(database_url: str) -> None:
+    """Far away a connection takes longer to open than a sender waits: it is opened all the same, for the next."""
+    (folder,) = parse_qs(urlsplit(database_url).query)["host"]
+    async with proxying(Path(folder) / ".s.PGSQL.5432") as proxy:
+        proxy.delay_seconds = 0.1
+        link = Link(Database(proxy.url(database_url)), "from afar")
+        with pytest.raises(TimedOut):
+            await link.run(select, timeout=0.6)
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(Unavailable):
+                    await link.run(select, timeout=0.6)
+                    break
+        assert proxy.connections == 1
+        await link.close()
+
+
+async def select(connection: Connection) -> None:
+    await connection.execute("SELECT 1")

@@ -222,7 +222,9 @@ async def test_too_many_stuck_threads(database_url: str, connection: Connection,
     async with processor(database_url, an_app(tmp_path, HANG), **settings) as daemon:
         assert await daemon.ended() == 1
     assert any(line["event"] == "processor.stuck" for line in daemon.lines)
-    assert await connection.fetchval("SELECT count(*) FROM hookd.events WHERE held_by IS NULL AND attempts = 0") == 4
+    # What hangs has had an attempt; the rest is handed over as if it had not been claimed.
+    attempts = await connection.fetch("SELECT attempts FROM hookd.events WHERE held_by IS NULL ORDER BY 1")
+    assert [row["attempts"] for row in attempts] == [0, 0, 1, 1]
 
 
 async def test_it_starts_before_its_database(
