@@ -3,13 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 APP ?=
 
-.PHONY: up test check lint types tests bench faults faults-selftest format clean help
+.PHONY: up test check lint types tests bench bench-gate faults faults-selftest fuzz format clean help
 
 help:
 	@echo "make up      install, then run everything on this machine (Ctrl-C stops it)"
 	@echo "make test    install, then run every check and test"
 	@echo "make bench   install, then print the figures of docs/benchmarks.md"
 	@echo "make faults  install, then break things on purpose, and see what holds"
+	@echo "make fuzz    install, then give the parsers whatever bytes lead them somewhere new, for a minute"
 	@echo "make format  put the source in order"
 
 up: .venv/installed
@@ -35,8 +36,12 @@ tests: .venv/installed-dev
 		echo "PostgreSQL 15 is not installed: the second run, on Debian's server, is left out"; \
 	fi
 
-bench: .venv/installed-dev
+bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks
+
+# Fails when a ratio fell by more than a fifth against docs/benchmarks.md; for CI.
+bench-gate: .venv/installed-dev
+	$(BIN)/python -m benchmarks gate --quick
 
 # Everything that is broken on purpose, and docs/faults.md; half an hour.
 faults: .venv/installed-dev
@@ -44,6 +49,11 @@ faults: .venv/installed-dev
 
 faults-selftest: .venv/installed-dev
 	$(BIN)/python -m faults --selftest
+
+# atheris has wheels for few platforms, so that nothing else asks for it.
+fuzz: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
+	$(BIN)/python -m fuzz
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .
@@ -65,3 +75,10 @@ clean:
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
 	@touch .venv/installed-dev
+
+# The rivals of `make bench`. Without npm those for Node are left out, and the figures say so.
+.venv/installed-bench: .venv/installed-dev benchmarks/rivals/package.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	@mkdir -p .venv/node && cp benchmarks/rivals/package.json .venv/node
+	@if command -v npm > /dev/null; then npm install --silent --no-audit --no-fund --prefix .venv/node; fi
+	@touch .venv/installed-bench

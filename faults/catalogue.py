@@ -1,8 +1,8 @@
 """Every case, in the order they are run."""
 
-from faults import database
+from faults import database, processing, receiving
 from faults.case import Case
 
-CASES: tuple[Case, ...] = (*database.CASES,)
+CASES: tuple[Case, ...] = (*receiving.CASES, *processing.CASES, *database.CASES)
 
 __all__ = ["CASES", "Case"]

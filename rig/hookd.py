@@ -49,7 +49,7 @@ class Hookd:
 
     async def ended(self) -> int:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            await self._reading
+            await asyncio.shield(self._reading)
             return await self.process.wait()
 
     async def stop(self) -> int:

@@ -1,8 +1,8 @@
 /* A disk and a clock that can be made to misbehave, for one program (LD_PRELOAD).
  *
- * HOOKD_DISK names a file of two 32-bit numbers that may change at any time: milliseconds that each fsync takes longer,
+ * INTERPOSE_DISK names a file of two 32-bit numbers that may change at any time: milliseconds that each fsync takes longer,
  * and whether the disk is full: then no file grows (ENOSPC), as on a real one, while what is there can be written over.
- * HOOKD_CLOCK_SECONDS is added to the wall clock.
+ * INTERPOSE_CLOCK_SECONDS is added to the wall clock.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,7 +21,7 @@ static volatile uint32_t *disk;
 static int64_t clock_seconds;
 
 __attribute__((constructor)) static void start(void) {
-    const char *name = getenv("HOOKD_DISK"), *seconds = getenv("HOOKD_CLOCK_SECONDS");
+    const char *name = getenv("INTERPOSE_DISK"), *seconds = getenv("INTERPOSE_CLOCK_SECONDS");
     if (seconds) clock_seconds = atoll(seconds);
     if (!name) return;
     int file = open(name, O_RDONLY | O_CLOEXEC);

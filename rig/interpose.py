@@ -29,7 +29,7 @@ class Disk:
         self._file.chmod(0o644)
         with self._file.open("r+b") as file:
             self._place = mmap.mmap(file.fileno(), 8)
-        self.environment = {"LD_PRELOAD": str(library(folder)), "HOOKD_DISK": str(self._file)}
+        self.environment = {"LD_PRELOAD": str(library(folder)), "INTERPOSE_DISK": str(self._file)}
 
     def slow(self, seconds: float) -> None:
         """Each fsync takes so much longer."""
@@ -42,4 +42,4 @@ class Disk:
 
 def wrong_clock(folder: Path, seconds: float) -> dict[str, str]:
     """The environment in which a program's wall clock is so far ahead."""
-    return {"LD_PRELOAD": str(library(folder)), "HOOKD_CLOCK_SECONDS": str(int(seconds))}
+    return {"LD_PRELOAD": str(library(folder)), "INTERPOSE_CLOCK_SECONDS": str(int(seconds))}

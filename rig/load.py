@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import aiohttp
 
 from chassis.database import Connection
 
+Number: TypeAlias = tuple[int, int]  # of the sender, and of its POST: what a body is made from
 SOURCE = "load"
 STORED = "SELECT id::text, payload FROM hookd.events WHERE source = $1"
 
@@ -28,8 +30,8 @@ class Load:
     pause_seconds: float = 0.0
     timeout_seconds: float = 10.0
     source: str = SOURCE
-    answered: dict[str, bytes] = field(default_factory=dict)  # the body of each id answered with 200
-    refused: list[bytes] = field(default_factory=list)  # bodies answered with a 4xx
+    answered: dict[str, Number] = field(default_factory=dict)  # what was sent for each id answered with 200
+    refused: set[Number] = field(default_factory=set)  # what was answered with a 4xx
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)  # that each answer of 200 took
     cut: int = 0
@@ -64,39 +66,40 @@ class Load:
             number = 0
             while not stop.is_set():
                 number += 1
-                await self._post(session, body_of(sender, number))
+                await self._post(session, (sender, number))
                 if self.pause_seconds:
                     await asyncio.sleep(self.pause_seconds)
 
-    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> None:
+    async def _post(self, session: aiohttp.ClientSession, number: Number) -> None:
         began = time.monotonic()
         self.sent += 1
         try:
-            async with session.post(f"{self.url}/{self.source}", data=body) as answer:
+            async with session.post(f"{self.url}/{self.source}", data=body_of(*number)) as answer:
                 self.statuses[answer.status] += 1
                 if answer.status == 200:
-                    self.answered[(await answer.json())["id"]] = body
+                    self.answered[(await answer.json())["id"]] = number
                     self.seconds.append(time.monotonic() - began)
                 elif 400 <= answer.status < 500:
-                    self.refused.append(body)
+                    self.refused.add(number)
         except (aiohttp.ClientError, TimeoutError):
             self.cut += 1
             await asyncio.sleep(0.05)  # a receiver that is down refuses at once: do not spin
 
     async def violations(self, connection: Connection) -> list[str]:
         """What speaks against: every 2xx is in the table exactly once, byte for byte, and nothing but what was sent."""
-        rows = await connection.fetch(STORED, self.source)
-        stored = {row["id"]: row["payload"] for row in rows}
-        copies = Counter(stored.values())
-        refused = set(self.refused)
-        lost = [each for each in self.answered if each not in stored]
-        changed = [each for each, body in self.answered.items() if each in stored and stored[each] != body]
+        stored: dict[str, Number | None] = {}
+        async with connection.transaction(readonly=True):
+            async for row in connection.cursor(STORED, self.source, prefetch=1000):
+                stored[row["id"]] = number_of(row["payload"])
+        copies = Counter(number for number in stored.values() if number is not None)
         found = {
-            "answered with 200 and not in the table": len(lost),
-            "in the table with other bytes than were sent": len(changed),
-            "stored, and never sent": sum(not is_ours(payload) for payload in stored.values()),
+            "answered with 200 and not in the table": len(self.answered.keys() - stored.keys()),
+            "in the table with other bytes than were sent": sum(
+                stored.get(each, number) != number for each, number in self.answered.items()
+            ),
+            "stored, and never sent": sum(number is None for number in stored.values()),
             "sent once and stored twice": sum(count > 1 for count in copies.values()),
-            "refused with a 4xx and stored all the same": len(refused & copies.keys()),
+            "refused with a 4xx and stored all the same": len(self.refused & copies.keys()),
         }
         return [f"{count} {what}" for what, count in found.items() if count]
 
@@ -109,7 +112,11 @@ def body_of(sender: int, number: int) -> bytes:
     return head + hashlib.sha256(head).digest() * (1 + number % 50)
 
 
-def is_ours(body: bytes) -> bool:
-    parts = body.split(b"-", 2)
-    numbers = [int(part) for part in parts[:2] if part.isdigit()]
-    return len(numbers) == 2 and body == body_of(*numbers)
+def number_of(body: bytes) -> Number | None:
+    """What the body was made from; None for one that we did not send, or not so."""
+    sender, _, rest = body.partition(b"-")
+    number, _, _ = rest.partition(b"-")
+    if not (sender.isdigit() and number.isdigit()):
+        return None
+    made_from = (int(sender), int(number))
+    return made_from if body_of(*made_from) == body else None

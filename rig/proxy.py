@@ -22,13 +22,10 @@ class Proxy:
         self.port = 0
         self.connections = 0
         self.delay_seconds = 0.0  # of each chunk, in both directions
-        self.to_server = asyncio.Event()  # cleared: what comes is taken, and waits
-        self.to_client = asyncio.Event()
-        self.accepts = True  # False: a new connection is taken, and nothing comes of it
-        self.swallow_answers_after: bytes | None = None  # cut as the server answers a chunk that had these bytes
+        self.to_server = _set()  # cleared: what comes is taken, and waits
+        self.to_client = _set()
+        self.swallow_answer_to: bytes | None = None  # one connection is cut as the server answers these bytes
         self.swallowed = 0
-        self.to_server.set()
-        self.to_client.set()
 
     def url(self, url: str) -> str:
         """The same database, through here."""
@@ -37,12 +34,13 @@ class Proxy:
         return f"postgresql://{user}@127.0.0.1:{self.port}{parts.path}?sslmode=disable"
 
     def half_open(self) -> None:
-        """Nothing is heard of the other side any more, in no direction; nothing is closed."""
+        """What is connected now hears nothing of the other side any more, and is not closed; new connections work."""
         self.to_server.clear()
         self.to_client.clear()
+        self.to_server, self.to_client = _set(), _set()
 
     def heal(self) -> None:
-        self.delay_seconds, self.accepts, self.swallow_answers_after = 0.0, True, None
+        self.delay_seconds, self.swallow_answer_to = 0.0, None
         self.to_server.set()
         self.to_client.set()
 
@@ -58,8 +56,6 @@ class Proxy:
         self.connections += 1
         self._writers.add(client_writer)
         try:
-            if not self.accepts:
-                await asyncio.Event().wait()
             reader, writer = await asyncio.open_unix_connection(str(self._target))
         except OSError:  # no server there
             client_writer.transport.abort()
@@ -93,7 +89,8 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(CHUNK_BYTES):
-                if up and self.swallow_answers_after is not None and self.swallow_answers_after in chunk:
+                if up and self.swallow_answer_to is not None and self.swallow_answer_to in chunk:
+                    self.swallow_answer_to = None
                     asked.set()
                 elif not up and asked.is_set():
                     self.swallowed += 1
@@ -108,6 +105,12 @@ class Proxy:
         for pipe in list(self._pipes):
             pipe.cancel()
         self.reset()
+
+
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 @asynccontextmanager

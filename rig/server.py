@@ -35,6 +35,7 @@ class Server:
         account = server_account()
         self.folder = folder
         self.disk = Disk(folder) if COMPILER else None
+        self.environment: dict[str, str] = {}  # what its next start finds there besides: a wrong clock, say
         self._programs = Programs(within_reach(binaries(), account, folder / "binaries"), account)
         self._data = folder / "postgres"
         self._socket = folder / "socket"
@@ -53,7 +54,7 @@ class Server:
     def launch(self, **settings: str) -> None:
         """Start it, and do not wait."""
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        environment: Mapping[str, str] = PLAIN | (self.disk.environment if self.disk else {})
+        environment: Mapping[str, str] = PLAIN | (self.disk.environment if self.disk else {}) | self.environment
         account = self._programs.account
         other = account.pw_uid != os.geteuid()
         with (self.folder / "postgres.log").open("ab") as log:
@@ -79,8 +80,12 @@ class Server:
                     self._require_alive()
                     await asyncio.sleep(0.05)
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def _require_alive(self) -> None:
-        if self._process is None or self._process.poll() is not None:
+        if not self.runs:
             raise RuntimeError(f"PostgreSQL does not run: {self.last_words()}")
 
     def last_words(self) -> str:

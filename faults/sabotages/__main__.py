@@ -4,10 +4,10 @@ import sys
 
 from chassis import supervisor
 from faults.sabotage import SABOTAGES
-from faults.sabotages import chassis, ingest, processor
+from faults.sabotages import chassis, ingest, processor, store
 from hookd.cli import main
 
-__all__ = ["chassis", "ingest", "processor"]
+__all__ = ["chassis", "ingest", "processor", "store"]
 
 name = sys.argv.pop(1)
 supervisor.HOOKD = (sys.executable, "-P", "-m", "faults.sabotages", name)

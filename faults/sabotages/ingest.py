@@ -1,13 +1,21 @@
 """The receiver, broken on purpose."""
 
+import os
+import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from uuid_utils import uuid7
 
+from chassis.lifeline import Lifeline
+from chassis.process import Stop
 from faults.sabotage import sabotage
+from ingest import connection, receiver, server
 from ingest.batch import Lane
+from ingest.connection import Accepted, Server
 from ingest.receiver import Receiver
+from ingest.refusal import Refusal
 from ingest.store import Writer
 
 
@@ -53,3 +61,129 @@ def tidy_bodies() -> None:
         return row_of(self, request, source, bytes(body).decode(errors="replace").encode(), arrived)
 
     Receiver.row_of = tidied  # type: ignore[method-assign]
+
+
+def _relaxed(**settings: float) -> None:
+    """Whatever was set, a receiver has these settings."""
+    prepare = Receiver.__post_init__
+
+    def prepared(self: Receiver) -> None:
+        self.settings = self.settings.model_copy(update=settings)
+        prepare(self)
+
+    Receiver.__post_init__ = prepared  # type: ignore[method-assign]
+
+
+@sabotage
+def no_body_limit() -> None:
+    """A body may be as large as it likes."""
+    _relaxed(body_bytes_max=sys.maxsize)
+
+
+@sabotage
+def no_body_timeout() -> None:
+    """A body may take as long as it likes."""
+    _relaxed(body_timeout_seconds=1_000_000)
+
+
+@sabotage
+def no_inflight_budget() -> None:
+    """Any number of bodies may be in memory at once."""
+    _relaxed(inflight_bytes_max=sys.maxsize)
+
+
+@sabotage
+def no_share_for_small_bodies() -> None:
+    """Large bodies may use the whole in-flight budget."""
+    receiver.SMALL_BODY_BYTES = sys.maxsize
+
+
+@sabotage
+def no_head_limit() -> None:
+    """A head may be as large as it likes."""
+    connection.HEAD_BYTES_MAX = 1 << 30
+
+
+@sabotage
+def no_head_timeout() -> None:
+    """A head may take as long as it likes."""
+
+    def sweep(self: Server, head_seconds_max: float) -> None:
+        pass
+
+    Server.sweep = sweep  # type: ignore[method-assign]
+
+
+@sabotage
+def no_connection_limit() -> None:
+    """Any number of connections may be open."""
+    prepare = Server.__init__
+
+    def prepared(self: Server, handler: Any, *, connections_max: int, refused: Any) -> None:
+        prepare(self, handler, connections_max=sys.maxsize, refused=refused)
+
+    Server.__init__ = prepared  # type: ignore[method-assign]
+
+
+@sabotage
+def leave_at_once() -> None:
+    """SIGTERM ends a receiver without any grace."""
+
+    async def leave(*_: object) -> None:
+        os._exit(0)
+
+    server._drain = leave  # type: ignore[assignment]
+
+
+@sabotage
+def outlive_the_supervisor() -> None:
+    """A worker does not care whether its supervisor lives."""
+
+    async def watch(self: Stop, lifeline: Lifeline | None) -> None:
+        if lifeline is not None:
+            await lifeline.watch()
+
+    Stop.watch = watch  # type: ignore[method-assign]
+
+
+@sabotage
+def store_4xx() -> None:
+    """What is refused with a 4xx is stored all the same, as far as it has come."""
+    receive = Receiver.receive
+
+    async def receive_all(self: Receiver, request: Any) -> Any:
+        answer = await receive(self, request)
+        if not isinstance(answer, Accepted) and request.content.exception() is None:
+            body = request.content.read_nowait(-1)
+            await self.save(self.row_of(request, "load", body, time.time_ns())[1], len(body))
+        return answer
+
+    Receiver.receive = receive_all  # type: ignore[method-assign]
+
+
+@sabotage
+def store_what_was_cut() -> None:
+    """A sender that leaves in the middle of its body leaves a row behind."""
+    read = Receiver.read_slowly
+
+    async def read_some(self: Receiver, request: Any, charged: Any) -> bytearray:
+        try:
+            return await read(self, request, charged)
+        except Refusal as why:
+            if why.slug != "aborted":
+                raise
+            return bytearray(b"cut")
+
+    Receiver.read_slowly = read_some  # type: ignore[method-assign]
+
+
+@sabotage
+def forget_who_left() -> None:
+    """A sender that leaves before its answer takes its webhook along."""
+    prepare = Server.__init__
+
+    def prepared(self: Server, *given: Any, **named: Any) -> None:
+        prepare(self, *given, **named)
+        self.handler_cancellation = True
+
+    Server.__init__ = prepared  # type: ignore[method-assign]

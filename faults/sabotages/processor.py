@@ -9,7 +9,7 @@ from faults.sabotage import sabotage
 from processor import drain, store, workers
 from processor.drain import Drain
 from processor.lease import Leases
-from processor.outcome import RETURNED
+from processor.outcome import RETURNED, Outcome
 
 
 @sabotage
@@ -32,6 +32,21 @@ def no_lease() -> None:
 def no_renewal() -> None:
     """No lease is ever renewed."""
     Leases.start = lambda self: None  # type: ignore[method-assign]
+
+
+@sabotage
+def no_skip_locked() -> None:
+    """Two claims at the same moment take the same rows."""
+    assert "FOR UPDATE SKIP LOCKED),\nfit" in store.CLAIM
+    store.CLAIM = store.CLAIM.replace("FOR UPDATE SKIP LOCKED),\nfit", "),\nfit")
+
+
+@sabotage
+def leave_the_dead() -> None:
+    """What is held when its holder dies is never claimed again."""
+    due = "WHERE status = 'new' AND due_at <="
+    assert due in store.CLAIM
+    store.CLAIM = store.CLAIM.replace(due, "WHERE held_by IS NULL AND status = 'new' AND due_at <=")
 
 
 @sabotage
@@ -72,3 +87,39 @@ def drop_failed_settles() -> None:
             return 0
 
     Drain.settle = once  # type: ignore[method-assign]
+
+
+@sabotage
+def ignore_timeouts() -> None:
+    """No run is ever over its time."""
+    workers.Workers.overdue = lambda self, timeout_seconds: []  # type: ignore[method-assign]
+
+
+@sabotage
+def never_stuck() -> None:
+    """However many threads are stuck, the process goes on with what workers are left."""
+    keep_watch = Drain.keep_watch
+
+    async def keep(self: Drain) -> None:
+        self._stuck_max = sys.maxsize
+        await keep_watch(self)
+
+    Drain.keep_watch = keep  # type: ignore[method-assign]
+
+
+@sabotage
+def forget_to_hand_back() -> None:
+    """A processor that leaves keeps what it has not run to its end."""
+    finish = Drain._finish
+
+    def forget(self: Drain, claimed: Any, outcome: Outcome) -> None:
+        if outcome.status != "new" or outcome.attempted:
+            finish(self, claimed, outcome)
+
+    Drain._finish = forget  # type: ignore[method-assign]
+
+
+@sabotage
+def count_what_is_handed_back() -> None:
+    """What was handed back counts as an attempt."""
+    drain.handed_back = lambda claims, delay=0.0: Outcome("new", None, delay, attempted=False)  # type: ignore[attr-defined]
