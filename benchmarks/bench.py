@@ -22,10 +22,17 @@ class Scale:
     backlog: int  # drained while memory is watched
     connections: int  # idle, while memory is watched
     wal_segments: int
+    queued: int  # drained by each of the queues that are compared
 
 
-FULL = Scale(rounds=5, seconds=6, warm_seconds=2, events=50_000, backlog=500_000, connections=1000, wal_segments=64)
-QUICK = Scale(rounds=3, seconds=2, warm_seconds=1, events=50_000, backlog=50_000, connections=1000, wal_segments=24)
+FULL = Scale(
+    rounds=5, seconds=6, warm_seconds=2, events=50_000, backlog=500_000, connections=1000, wal_segments=64,
+    queued=100_000,
+)  # fmt: skip
+QUICK = Scale(
+    rounds=3, seconds=2, warm_seconds=1, events=50_000, backlog=50_000, connections=1000, wal_segments=24,
+    queued=20_000,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ REQUEST = (
     f"Content-Length: {len(sample.BODY)}\r\n\r\n"
 ).encode() + sample.BODY
 STORED = re.compile(rb'^HTTP/1\.1 200 .*\r\n\r\n\{"id": ?"([0-9a-f-]{36})"\}$', re.DOTALL)
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 ANSWER_BYTES_MAX = 65536
 READY_SECONDS_MAX = 60
 RETRY_SECONDS = 0.05
@@ -30,10 +31,19 @@ class Sender:
     async def post(self) -> str:
         """The id that was answered. Raises BenchmarkError for any other answer."""
         self._writer.write(REQUEST)
-        answer = await self._reader.read(ANSWER_BYTES_MAX)
+        answer = await self._answer()
         if (stored := STORED.match(answer)) is None:
             raise BenchmarkError(f"answered {answer[:200]!r}")
         return stored[1].decode()
+
+    async def _answer(self) -> bytes:
+        """Head and body, in however many pieces they come."""
+        try:
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            length = LENGTH.search(head)
+            return head + await self._reader.readexactly(int(length[1]) if length else 0)
+        except asyncio.IncompleteReadError as error:
+            raise BenchmarkError(f"answered {error.partial[:200]!r}, and closed") from None
 
     def close(self) -> None:
         self._writer.close()

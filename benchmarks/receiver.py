@@ -11,13 +11,17 @@ from benchmarks import wrk
 from benchmarks.bench import Bench
 from benchmarks.http import first_answer
 from benchmarks.report import Figure, Section, Target
+from benchmarks.rivals import servers
+from benchmarks.rivals.inbox import TABLE
+from benchmarks.rivals.packages import libpq
 from rig import machine, sample
 from rig.postgres import connected, environment
-from rig.processes import HOOKD, PYTHON, Child, free_port, running
+from rig.processes import Child, free_port, running
 
 CONNECTIONS = 64
-NOTHING, INSERT, OURS = "answers without storing", "one INSERT a request", "hookd"
-TABLES = {INSERT: "inbox", OURS: "hookd.events"}
+SERVERS = {server.name: server for server in (servers.NOTHING, servers.INSERT, servers.OURS)}
+NOTHING, INSERT, OURS = SERVERS
+TABLES = {server.name: server.table for server in SERVERS.values() if server.table}
 SETTLE_SECONDS = 0.5  # what was in flight when wrk left is committed by then
 MICROSECONDS = 1_000_000
 METHOD = (
@@ -82,15 +86,20 @@ async def one_run(bench: Bench, name: str) -> Run:
 
 @asynccontextmanager
 async def serving(bench: Bench, name: str) -> AsyncIterator[tuple[Child, int, str]]:
+    async with started(bench, SERVERS[name], workers=1) as (child, port, url):
+        yield child, port, url
+
+
+@asynccontextmanager
+async def started(bench: Bench, server: servers.Server, workers: int) -> AsyncIterator[tuple[Child, int, str]]:
     """A receiver that has stored its first request; its port, and its database's URL."""
     port = free_port()
     async with bench.postgres.fresh() as url:
-        commands: dict[str, tuple[str, ...]] = {
-            NOTHING: (*PYTHON, "benchmarks.rivals", "nothing", str(port)),
-            INSERT: (*PYTHON, "benchmarks.rivals", "insert", str(port), url),
-            OURS: (*HOOKD, "ingest", "--port", str(port), "--workers", "1"),
-        }
-        async with running(bench.folder, *commands[name], environment=environment(url)) as child:
+        if server.table == servers.INBOX:
+            async with connected(url) as connection:
+                await connection.execute(TABLE)
+        command, given = server.command(port, workers), environment(url) | libpq(url)
+        async with running(bench.folder, *command, environment=given) as child:
             await first_answer(port, child)
             yield child, port, url
 

@@ -67,11 +67,22 @@ def shown(value: float, unit: str) -> str:
 
 
 def markdown(machine: dict[str, str], sections: Sequence[Section]) -> str:
-    return "\n".join([*_table(("machine", ""), machine.items()), *(line for each in sections for line in _lines(each))])
+    """All of it, for a terminal."""
+    return "\n".join([about(machine), *(f"\n## {each.title}\n\n{body(each)}" for each in sections)])
+
+
+def about(machine: dict[str, str]) -> str:
+    return "\n".join(_table(("machine", ""), machine.items()))
+
+
+def body(section: Section, pictures: Sequence[str] = ()) -> str:
+    """A section without its title; `pictures`: files to show below its table."""
+    shown_there = [f"\n![{section.title}]({name})" for name in pictures]
+    return "\n".join([*_lines(section), *shown_there])
 
 
 def _lines(section: Section) -> Iterator[str]:
-    yield from ("", f"## {section.title}", "", section.method, "")
+    yield from (section.method, "")
     if section.figures:
         header = ("", "median", "least – most", "target", "")
         yield from _table(header, (figure.cells() for figure in section.figures))

@@ -1,7 +1,9 @@
 """The load generator of the figures of record: wrk, with a script that POSTs."""
 
 import json
+import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ class Load:
     broken: int
     p50_ms: float
     p99_ms: float
+    p999_ms: float = math.nan
 
     @property
     def acknowledged(self) -> int:
@@ -36,14 +39,21 @@ def is_there() -> bool:
     return shutil.which("wrk") is not None
 
 
-async def post(folder: Path, port: int, *, connections: int, seconds: float, ids: Path | None = None) -> Load:
-    """POST the sample from one thread over `connections` for so long. `ids`: a file for the ids that were answered."""
-    body = folder / "body.json"
-    body.write_bytes(sample.BODY)
+async def post(
+    folder: Path, port: int, *, connections: int, seconds: float, ids: Path | None = None, bodies: Sequence[Path] = ()
+) -> Load:
+    """POST from one thread over `connections` for so long: the sample, or `bodies`, each named for its event, in turn.
+
+    `ids`: a file for the ids that were answered.
+    """
+    if not bodies:
+        body = folder / "body.json"
+        body.write_bytes(sample.BODY)
+        bodies = [body]
     url = f"http://127.0.0.1:{port}/{sample.SOURCE}"
     # wrk counts in whole seconds.
     options = ("-t", "1", "-c", str(connections), "-d", f"{max(1, round(seconds))}s", "--timeout", "10s")
-    output = await output_of(folder, "wrk", *options, "-s", SCRIPT, url, "--", body, *([ids] if ids else []))
+    output = await output_of(folder, "wrk", *options, "-s", SCRIPT, url, "--", ids or "-", *bodies)
     try:
         found = json.loads(output.splitlines()[-1])
     except ValueError:

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import document, report
+from benchmarks import document, gate, plots, report
 from benchmarks.receiver import Run, missing
 from benchmarks.wrk import Load
 from rig import machine, sample
+from rig.processes import BenchmarkError
 from tests.needs import needs
 
 ROOT = Path(__file__).parents[1]
@@ -115,12 +116,34 @@ def test_a_run_that_loses_is_none(stored: int, is_wrong: bool) -> None:
 
 
 def test_the_document_keeps_its_words(tmp_path: Path) -> None:
-    """A new table takes the old one's place between the marks; what stands around stays."""
+    """A section takes the place of the old one with its title, the others stay, and so does what stands around."""
     file = tmp_path / "benchmarks.md"
     file.write_text(f"# Benchmarks\n\nBefore.\n\n{document.BEGIN}\n\nold\n\n{document.END}\n\nAfter.\n")
-    for table in ("one", "two"):
-        document.write(table, file)
-    assert file.read_text() == f"# Benchmarks\n\nBefore.\n\n{document.BEGIN}\n\ntwo\n\n{document.END}\n\nAfter.\n"
+    document.write("a machine", {"One": "| 1 |", "Two": "| 2 |"}, file)
+    document.write("another", {"One": "| 1.1 |"}, file)
+    figures = "another\n\n## One\n\n| 1.1 |\n\n## Two\n\n| 2 |"
+    assert file.read_text() == (
+        f"# Benchmarks\n\nBefore.\n\n{document.BEGIN}\n\n{figures}\n\n{document.END}\n\nAfter.\n"
+    )
+
+
+def test_the_gate_compares_with_the_document() -> None:
+    """The committed medians of both ratios can be read from docs/benchmarks.md; one that is missing is said."""
+    words = document.FILE.read_text()
+    assert all(0.3 < gate.median_of(words, name) < 1.2 for name in gate.RATIOS)
+    with pytest.raises(BenchmarkError, match="no figure"):
+        gate.median_of("", gate.RATIOS[0])
+
+
+def test_figures_are_drawn(tmp_path: Path) -> None:
+    """The same figures make the same picture, a bar for each."""
+    section = report.Section("Receiver", "how", [report.Figure(name, "/s", [1.0, 2.0]) for name in ("hookd", "other")])
+    first, again = (
+        plots.draw([section], tmp_path) and (tmp_path / "benchmarks-receiver-s.svg").read_bytes() for _ in range(2)
+    )
+    assert first == again
+    assert b"hookd" in first
+    assert b"other" in first
 
 
 def test_the_sample_is_a_kilobyte_of_json() -> None:
