@@ -1,8 +1,44 @@
 """Every case, in the order they are run."""
 
-from faults import database, processing, receiving
 from faults.case import Case
+from faults.cases import (
+    clocks,
+    crowds,
+    days,
+    disk,
+    handlers,
+    interruptions,
+    killers,
+    kills,
+    leases,
+    locks,
+    network,
+    processors,
+    refusals,
+    refused_rows,
+    restarts,
+    server_away,
+    settles,
+)
 
-CASES: tuple[Case, ...] = (*receiving.CASES, *processing.CASES, *database.CASES)
+CASES: tuple[Case, ...] = (
+    *kills.CASES,
+    *restarts.CASES,
+    *refusals.CASES,
+    *crowds.CASES,
+    *processors.CASES,
+    *killers.CASES,
+    *handlers.CASES,
+    *leases.CASES,
+    *settles.CASES,
+    *interruptions.CASES,
+    *server_away.CASES,
+    *disk.CASES,
+    *network.CASES,
+    *refused_rows.CASES,
+    *days.CASES,
+    *locks.CASES,
+    *clocks.CASES,
+)
 
 __all__ = ["CASES", "Case"]

@@ -139,6 +139,11 @@ def statuses(answers: Iterable[Answer]) -> Counter[int]:
     return Counter(answer.status for answer in answers)
 
 
+def in_words(told: Counter[int]) -> str:
+    """How many were told what."""
+    return ", ".join(f"{count:,} {status or 'closed'}" for status, count in sorted(told.items()))
+
+
 @asynccontextmanager
 async def nginx(folder: Path, upstream: str) -> AsyncIterator[str]:
     """The URL of deploy/nginx/hookd.conf, without TLS, before that receiver. Raises RuntimeError without nginx."""

@@ -1,0 +1,1 @@
+"""What is broken, a chapter for each kind; and beside them what several chapters share."""
