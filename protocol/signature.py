@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from protocol import content
 from protocol.naming import Json
@@ -219,6 +219,10 @@ class FirstOf:
 
     schemes: tuple[Scheme, ...]
 
+    @property
+    def tolerance_seconds(self) -> int | None:
+        return self.schemes[0].tolerance_seconds
+
     def check(self, case: Case) -> int | None:
         for scheme in self.schemes:
             if case.request.header(scheme.headers()[0]) is not None:
@@ -235,6 +239,8 @@ class FirstOf:
 @dataclass(frozen=True, slots=True)
 class Token:
     """The secret itself, in a header or in the query."""
+
+    tolerance_seconds: ClassVar[int | None] = None
 
     header: str = ""
     prefix: str = ""
@@ -267,6 +273,8 @@ class Token:
 class Basic:
     """HTTP Basic; the secret is `user:password`."""
 
+    tolerance_seconds: ClassVar[int | None] = None
+
     def check(self, case: Case) -> int:
         scheme, _, credentials = case.needed_header("Authorization").partition(" ")
         if scheme.lower() != "basic":
@@ -296,6 +304,8 @@ def first_same(case: Case, given: bytes, what: str) -> int:
 class Nothing:
     """The sender proves nothing, and nothing is checked."""
 
+    tolerance_seconds: ClassVar[int | None] = None
+
     def check(self, case: Case) -> None:
         return None
 
@@ -309,6 +319,8 @@ class Nothing:
 @dataclass(frozen=True, slots=True)
 class ByOptions:
     """A scheme that the source itself describes: `make` turns its options into it."""
+
+    tolerance_seconds: ClassVar[int | None] = None
 
     make: Callable[[Mapping[str, str]], Scheme]
 

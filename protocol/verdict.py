@@ -72,7 +72,7 @@ class Case:
         """The source's own tolerance before the provider's; 0 is none at all: the time is not judged."""
         allowed = int(self.options.get("tolerance_seconds", tolerance_seconds or 0))
         late = self.received_at - signed_at
-        if allowed and abs(late) > allowed:
+        if allowed and not abs(late) <= allowed:
             when = "before" if late > 0 else "after"
             raise UnverifiedError(
                 "timestamp", f"signed {abs(late):.0f} s {when} it was received; {allowed} s are allowed"
@@ -81,6 +81,11 @@ class Case:
 
 class Scheme(Protocol):
     """How a sender proves that it is the sender."""
+
+    @property
+    def tolerance_seconds(self) -> int | None:
+        """How far a signed time may be from the receipt, where the source does not say; None: no time is judged."""
+        ...
 
     def check(self, case: Case) -> int | None:
         """Which secret fitted. Raises UnverifiedError; of what cannot be read also ValueError."""

@@ -204,7 +204,8 @@ def test_an_old_delivery_is_refused_where_a_time_is_signed(name: str) -> None:
 
 
 def test_these_providers_sign_a_time_that_is_judged() -> None:
-    """Named here too, so that none of them forgets to."""
+    """As each declares; named here too, so that none of them forgets to."""
+    assert {name for name in PROVING if PROVIDERS[name].scheme.tolerance_seconds} == TIMED
     assert {
         "gitlab", "stripe", "slack", "zoom", "paddle", "linear", "hubspot", "calendly", "standard-webhooks", "rfc9421",
     } == TIMED  # fmt: skip

@@ -21,11 +21,12 @@ PROVIDER = Provider(
         *told(
             "https://support.atlassian.com/bitbucket-cloud/docs/event-payloads/",
             READ,
-            names="X-Event-Key, X-Request-UUID; a payload has 256 kB at most",
+            patience="a payload has 256 kB at most",
         ),
         *told(
             "https://support.atlassian.com/bitbucket-cloud/docs/manage-webhooks/",
             MEMORY,
+            names="X-Event-Key, X-Request-UUID, X-Attempt-Number",
             success="2xx",
             patience="10 s",
             retries="2 more after a 5xx or a time-out",

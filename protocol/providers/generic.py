@@ -19,6 +19,7 @@ HMAC = Provider(
         Option("separator", "what divides the header, where it has several parts"),
         Option("timestamp_mark", "how the part with the time begins, as in t="),
         Option("timestamp_header", "the header with the time"),
+        Option("timestamp_in_body", "the path of the time in a JSON body, as in meta.sent_at"),
         Option("milliseconds", "true, where the time is in milliseconds"),
         Option("id_header", "the header with the id"),
         URL,

@@ -6,6 +6,7 @@ import hmac
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from protocol.request import Request
 from protocol.signature import as_bytes, same, unfit, with_headers
@@ -21,6 +22,8 @@ DECODED = re.compile(r"%(3A|2F|3F|40|21|24|27|28|29|2A|2C|3B)", re.IGNORECASE)
 @dataclass(frozen=True, slots=True)
 class HubSpot:
     """The secret is the app's client secret. Where a v3 signature is there, it alone decides."""
+
+    tolerance_seconds: ClassVar[int | None] = TOLERANCE_SECONDS
 
     def check(self, case: Case) -> int:
         if case.request.header(V3) is None and case.request.header(OLD) is not None:

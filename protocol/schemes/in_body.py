@@ -3,7 +3,7 @@
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from protocol import content
 from protocol.naming import at_path, form_of, scalar
@@ -15,6 +15,8 @@ from protocol.verdict import Case, UnverifiedError
 @dataclass(frozen=True, slots=True)
 class Mailgun:
     """The secret is the account's webhook signing key. The signature covers a time and a token, not the rest."""
+
+    tolerance_seconds: ClassVar[int | None] = None
 
     def check(self, case: Case) -> int:
         stamp, token, given = mailgun_words(case.request)
@@ -54,6 +56,8 @@ def mailgun_signature(secret: bytes, stamp: str, token: str) -> bytes:
 @dataclass(frozen=True, slots=True)
 class ClientState:
     """The secret is the subscription's clientState, and every notification of the body must bear it."""
+
+    tolerance_seconds: ClassVar[int | None] = None
 
     def check(self, case: Case) -> int:
         items = at_path(content.parse_json(case.request.body), "value")

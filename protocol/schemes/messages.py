@@ -6,6 +6,7 @@ import hmac
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from protocol import keys
@@ -42,6 +43,8 @@ class MessageSignature:
     The key decides the algorithm, never the message. What must be signed the source's option `covered` says;
     `content-digest` unless it says otherwise, for else nothing protects the body.
     """
+
+    tolerance_seconds: ClassVar[int | None] = TOLERANCE_SECONDS
 
     def check(self, case: Case) -> int:
         inputs = dict(labels_of(case))

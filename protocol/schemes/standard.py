@@ -4,6 +4,7 @@ import base64
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from protocol import keys
 from protocol.request import Request
@@ -19,6 +20,8 @@ TOLERANCE_SECONDS = 300
 @dataclass(frozen=True, slots=True)
 class StandardWebhooks:
     """A secret is `whsec_` and base64, for v1, or a public key `whpk_` and base64, for v1a."""
+
+    tolerance_seconds: ClassVar[int | None] = TOLERANCE_SECONDS
 
     names: tuple[str, ...] = NAMES
 

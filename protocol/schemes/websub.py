@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from protocol.request import Request
 from protocol.signature import ALGORITHMS, Hmac
@@ -14,6 +15,8 @@ BY_METHOD = {name: Hmac(HEADER, algorithm=name, prefix=f"{name}=") for name in A
 @dataclass(frozen=True, slots=True)
 class WebSub:
     """The secret is the subscription's hub.secret."""
+
+    tolerance_seconds: ClassVar[int | None] = None
 
     def check(self, case: Case) -> int:
         method = case.needed_header(HEADER).partition("=")[0]
