@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 from protocol import content
 from protocol.naming import json_of
 from protocol.request import Request
+from protocol.schemes import sns
 from protocol.signature import NO_OPTIONS, Signs, as_bytes, judge, same
 from protocol.verdict import Verified
 
@@ -167,16 +168,16 @@ def x(asked: Asked) -> Answer | None:
 
 
 def websub(asked: Asked) -> Answer | None:
-    """A hub asks whether the source wants this topic: those of its option `topic`, and no other."""
+    """A hub asks whether to begin or to end: the source wants the topics of its option `topic`, and no other."""
     query = asked.request.query()
     if asked.request.method != "GET" or "hub.mode" not in query:
         return None
     if query["hub.mode"] == "denied":
         return plain("")
     topics = asked.options.get("topic", "").split()
-    is_ours = query["hub.mode"] == "subscribe" and query.get("hub.topic") in topics
+    agreed = {"subscribe": query.get("hub.topic") in topics, "unsubscribe": query.get("hub.topic") not in topics}
     challenge = text_of(query.get("hub.challenge"))
-    return plain(challenge) if is_ours and challenge is not None else NOT_PENDING
+    return plain(challenge) if agreed.get(query["hub.mode"]) and challenge is not None else NOT_PENDING
 
 
 def watson_work(asked: Asked) -> Answer | None:
@@ -189,6 +190,16 @@ def watson_work(asked: Asked) -> Answer | None:
     body = content.to_json({"response": challenge})
     signed = hmac.digest(secret, body, "sha256").hex()
     return Answer(200, (*JSON, ("X-OUTBOUND-TOKEN", signed)), body)
+
+
+def sns_confirmation(request: Request) -> str | None:
+    """The URL that confirms a subscription when it is fetched; None where there is none, or it is not Amazon's.
+
+    Not in the request: first the message is verified. Nor for the end of a subscription: its URL begins it again.
+    """
+    document = json_of(request)
+    kind = document.get("Type") if isinstance(document, dict) else None
+    return sns.subscribe_url(request) if kind == "SubscriptionConfirmation" else None
 
 
 def plain(text: str) -> Answer:

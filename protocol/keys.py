@@ -106,13 +106,17 @@ def message_signature_fits(key: Any, algorithm: str, signature: bytes, message: 
 @lru_cache(KEYS_MAX)
 def certificate_key(pem: bytes) -> tuple[Any, float, float]:
     """The certificate's key, and from when to when it is valid, in seconds since 1970. Raises ValueError."""
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.x509 import load_pem_x509_certificate  # noqa: PLC0415
 
     if len(pem) > CERTIFICATE_BYTES_MAX:
         raise ValueError("too long for a certificate")
-    certificate = load_pem_x509_certificate(pem)
-    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return certificate.public_key(), begins.timestamp(), ends.timestamp()
+    try:
+        certificate = load_pem_x509_certificate(pem)
+        key = certificate.public_key()
+    except UnsupportedAlgorithm:
+        raise ValueError("a certificate of a kind that is not supported") from None
+    return key, certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
 
 
 def rsa_fits(key: Any, signature: bytes, message: bytes, algorithm: str) -> bool:

@@ -43,9 +43,9 @@ class Request:
 
     def header(self, name: str) -> str | None:
         """A header's first value, whatever the case of its name."""
-        name = name.lower()
+        name, length = name.lower(), len(name)
         for each, value in self.headers:
-            if each.lower() == name:
+            if len(each) == length and each.lower() == name:  # most differ in their length already
                 return value
         return None
 

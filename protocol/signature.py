@@ -128,10 +128,9 @@ class Hmac:
 
     def signatures_in(self, value: str) -> list[bytes]:
         """The signatures of the header's value, without their prefix."""
-        parts = value.split(self.separator) if self.separator else (value,)
         cut = len(self.prefix)
-        found = [_latin(part.strip()[cut:]) for part in parts if part.strip().startswith(self.prefix)]
-        return found[:SIGNATURES_MAX]
+        parts = [part.strip() for part in value.split(self.separator)] if self.separator else [value]
+        return [_latin(part[cut:]) for part in parts if part.startswith(self.prefix)][:SIGNATURES_MAX]
 
     def timestamp_of(self, case: Case, value: str) -> str:
         """The time as the sender wrote it. Raises UnverifiedError where there is none."""
@@ -148,17 +147,22 @@ class Hmac:
         if self.signed == "{body}":
             yield case.request.body
             return
-        known = {
-            "body": case.request.body,
-            "timestamp": _latin(timestamp),
-            "id": _latin(case.needed_header(self.id_header)) if self.id_header else b"",
-            "method": _latin(case.request.method),
-        }
-        if "{url}" not in self.signed:
+        known = {name: self.known(name, case, timestamp) for name in names_in(self.signed)}
+        if "url" not in known:
             yield fill(self.signed, known)
             return
         for url in case.urls():
             yield fill(self.signed, known | {"url": url.encode("utf-8", "surrogateescape")})
+
+    def known(self, name: str, case: Case, timestamp: str) -> bytes:
+        """What stands for {name} in the signed text; of the URL, which may have several, nothing yet."""
+        if name == "body":
+            return case.request.body
+        if name == "timestamp":
+            return _latin(timestamp)
+        if name == "id":
+            return _latin(case.needed_header(self.id_header))
+        return _latin(case.request.method) if name == "method" else b""
 
     def judge_time(self, case: Case, timestamp: str) -> None:
         unit = 1000 if self.milliseconds else 1
@@ -196,14 +200,20 @@ def _latin(text: str) -> bytes:
 
 
 @lru_cache(256)
-def _parts(template: str) -> tuple[str, ...]:
-    return tuple(TEMPLATE.split(template))
+def _parts(template: str) -> tuple[tuple[bytes, str], ...]:
+    """Each literal with the name that follows it; behind the last there is none."""
+    words = [*TEMPLATE.split(template), ""]
+    return tuple((literal.encode(), name) for literal, name in zip(words[::2], words[1::2], strict=True))
+
+
+@lru_cache(256)
+def names_in(template: str) -> tuple[str, ...]:
+    return tuple(name for _, name in _parts(template) if name)
 
 
 def fill(template: str, known: Mapping[str, bytes]) -> bytes:
     """The template with what is known of the request in it."""
-    parts = _parts(template)  # literals at even places, names at odd ones
-    return b"".join(known[part] if place % 2 else part.encode() for place, part in enumerate(parts))
+    return b"".join([piece for literal, name in _parts(template) for piece in (literal, known[name] if name else b"")])
 
 
 def with_headers(request: Request, headers: Sequence[tuple[str, str]]) -> Request:

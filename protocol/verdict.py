@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from protocol.request import Request
 
@@ -42,14 +42,13 @@ class UnverifiedError(Exception):
         self.refused = Refused(check, reason)
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """One delivery to be judged. `received_at`: seconds since 1970; `certificate`: PEM, fetched by the caller."""
 
     request: Request
     secrets: tuple[bytes, ...]
     received_at: float
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str]
     certificate: bytes | None = None
 
     def needed_header(self, name: str) -> str:

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.challenge import Answer, answer
+from protocol.challenge import Answer, answer, sns_confirmation
 from protocol.providers import PROVIDERS
 from protocol.request import Request
 from protocol.samples import ED25519_SEED, credentials, sample_delivery
-from protocol.schemes import sns
 from protocol.signature import NO_OPTIONS, judge, with_headers
 from protocol.verdict import Refused
 
@@ -204,6 +203,8 @@ def test_a_websub_hub_is_told_which_topics_are_wanted() -> None:
     ):
         assert refused(asked("websub", request, options=topics))
     assert refused(asked("websub", get(query.format("subscribe", ours))))
+    other = "https%3A%2F%2Fexample.com%2Fno-longer-wanted"
+    assert asked("websub", get(query.format("unsubscribe", other)), options=topics) == Answer(200, PLAIN, b"c-1")
     assert asked("websub", get(f"hub.mode=denied&hub.topic={ours}"), options=topics) == Answer(200, PLAIN, b"")
 
 
@@ -240,7 +241,10 @@ def test_watson_work_s_challenge_is_signed_for_it_alone() -> None:
 def test_a_subscription_is_confirmed_at_amazon_alone(url: str | None, may: bool) -> None:
     """The URL to fetch is SNS's own, or there is none."""
     request = Request("POST", "/", [], json.dumps({"Type": "SubscriptionConfirmation", "SubscribeURL": url}).encode())
-    assert sns.subscribe_url(request) == (url if may else None)
+    assert sns_confirmation(request) == (url if may else None)
+    ended = Request("POST", "/", [], json.dumps({"Type": "UnsubscribeConfirmation", "SubscribeURL": url}).encode())
+    assert sns_confirmation(ended) is None
+    assert sns_confirmation(Request("POST", "/", [], b"[]")) is None
 
 
 @settings(max_examples=50, deadline=None)

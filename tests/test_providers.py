@@ -282,6 +282,14 @@ def test_the_sample_s_options_are_in_order(name: str) -> None:
     assert len(provider.faults_of({})) == len(needed)
 
 
+def test_a_url_is_one() -> None:
+    """What a proxy's host is taken from."""
+    assert PROVIDERS["square"].faults_of({"url": "hooks.example.com/square"}) == [
+        "url: begins with https:// or http://"
+    ]
+    assert PROVIDERS["square"].faults_of({"url": "https://hooks.example.com/square"}) == []
+
+
 def test_docs_providers_md_is_what_the_declarations_say() -> None:
     """Write it anew with `python -m rig.providers`."""
     assert page.FILE.read_text() == render(PROVIDERS)

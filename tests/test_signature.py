@@ -653,3 +653,35 @@ def test_any_message_signature_gets_a_verdict(given: str, signature: str, digest
         verdict = judge(PROVIDERS["rfc9421"], Request("POST", f"/?{given}", headers, b"x"), ["s"], AT)
         assert isinstance(verdict, Refused)
     assert MessageSignature().headers() == ("Signature", "Signature-Input")
+
+
+def test_no_signature_input_takes_long_to_read() -> None:
+    """Each of its characters is looked at a few times at most, however it is made."""
+    made = [
+        "(" + '"x";a=b"y"' * 3000,
+        "(" + '"x";a' * 3000,
+        "(" + " " * 60_000,
+        '("' + "\\\\" * 20_000,
+        "(" + '"a" ' * 9000,
+    ]
+    for value in made:
+        headers = [("Signature-Input", f"a={value}"), ("Signature", "a=:AAAA:")]
+        assert judge(PROVIDERS["rfc9421"], Request("POST", "/", headers, b"x"), ["s"], AT) == Refused(
+            "format", "Signature-Input cannot be read"
+        )
+
+
+def test_a_missing_component_is_not_quoted() -> None:
+    """Its name is the sender's."""
+    request = signed_message('"x-quoted-by-nobody" "content-digest"', f";created={int(AT)}", digested(b"{}"))
+    assert judge(PROVIDERS["rfc9421"], request, ["s"], AT) == Refused(
+        "header", "a header that Signature-Input names is not there"
+    )
+
+
+def test_forgejo_is_known_by_its_own_names_too() -> None:
+    """Without Gitea's."""
+    signature = hmac.new(b"s", b"{}", "sha256").hexdigest()
+    request = Request("POST", "/", [("X-Forgejo-Signature", signature), ("X-Forgejo-Delivery", "d")], b"{}")
+    assert judge(PROVIDERS["gitea"], request, ["s"], AT) == Verified(0)
+    assert PROVIDERS["gitea"].delivery_id_of(request) == "d"

@@ -109,6 +109,8 @@ class Provider:
         faults += [
             f"{each.name}: needed: {each.says}" for each in self.options if each.needed and not options.get(each.name)
         ]
+        if "url" in options and not options["url"].startswith(("https://", "http://")):
+            faults.append("url: begins with https:// or http://")
         stated = options.get("tolerance_seconds", "0")
         if not (stated.isascii() and stated.isdecimal() and len(stated) < 10):
             faults.append("tolerance_seconds: a whole number of seconds; 0 for none")

@@ -20,9 +20,10 @@ HMAC = "hmac-sha256"
 DIGESTS = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
 
 STRING = r'"(?:[^"\\\x00-\x1f\x7f-\xff]|\\["\\])*"'
-PARAMETER = rf";[a-z*][a-z0-9_.*-]*(?:=(?:{STRING}|-?[0-9]{{1,15}}|\?[01]|:[A-Za-z0-9+/=]*:|[A-Za-z*][!-:<-~]*))?"
+WORD = r"[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*"
+PARAMETER = rf";[a-z*][a-z0-9_.*-]*(?:=(?:{STRING}|-?[0-9]{{1,15}}|\?[01]|:[A-Za-z0-9+/=]*:|{WORD}))?"
 ITEM = rf"{STRING}(?:{PARAMETER})*"
-MEMBER_INPUT = re.compile(rf"([a-z*][a-z0-9_.*-]*)=(\(((?: *{ITEM})*) *\)((?:{PARAMETER})*))")
+MEMBER_INPUT = re.compile(rf"([a-z*][a-z0-9_.*-]*)=(\(((?: *{ITEM}(?: +{ITEM})*)?) *\)((?:{PARAMETER})*))")
 MEMBER_BYTES = re.compile(r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):")
 BETWEEN = re.compile(r"[ \t]*,[ \t]*")
 
@@ -166,6 +167,8 @@ def component_value(case: Case, component: str) -> str:
     if parameters:  # sf, bs, key, tr, req: no webhook's sender was seen to need them
         raise UnverifiedError("format", "Signature-Input has a component with a parameter that is not supported")
     if not name.startswith("@"):
+        if case.request.header(name) is None:
+            raise UnverifiedError("header", "a header that Signature-Input names is not there")
         return combined(case, name)
     if name not in DERIVED:
         raise UnverifiedError("format", "Signature-Input has a derived component that is not supported")
