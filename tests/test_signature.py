@@ -11,6 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -637,6 +641,139 @@ def test_a_message_s_key_decides_the_algorithm(key: str) -> None:
     assert isinstance(judge(PROVIDERS["rfc9421"], forged, [pem], AT), Refused)
 
 
+def private_key(kind: str) -> Any:
+    if kind.startswith("rsa"):
+        return rsa.generate_private_key(65537, 2048)
+    if kind == "ed25519":
+        return ed25519.Ed25519PrivateKey.generate()
+    return ec.generate_private_key(ec.SECP256R1() if kind == "ecdsa-p256-sha256" else ec.SECP384R1())
+
+
+def signature_by(kind: str, key: Any, message: bytes) -> bytes:
+    """As RFC 9421, section 3.3, has it: of ECDSA both numbers side by side, not DER."""
+    if kind == "ed25519":
+        return bytes(key.sign(message))
+    if kind == "rsa-pss-sha512":
+        return bytes(key.sign(message, padding.PSS(padding.MGF1(hashes.SHA512()), 64), hashes.SHA512()))
+    if kind == "rsa-v1_5-sha256":
+        return bytes(key.sign(message, padding.PKCS1v15(), hashes.SHA256()))
+    size, digest = (32, hashes.SHA256()) if kind == "ecdsa-p256-sha256" else (48, hashes.SHA384())
+    r, s = decode_dss_signature(key.sign(message, ec.ECDSA(digest)))
+    return r.to_bytes(size) + s.to_bytes(size)
+
+
+@pytest.mark.parametrize(
+    "kind", ["ed25519", "ecdsa-p256-sha256", "ecdsa-p384-sha384", "rsa-pss-sha512", "rsa-v1_5-sha256"]
+)
+def test_a_message_may_be_signed_by_a_private_key(kind: str) -> None:
+    """Of any kind that the standard names; another key of the kind, a changed byte or a cut one is refused."""
+    key, request = private_key(kind), digested(b"{}")
+    raw = f'("content-digest");created={int(AT)};alg="{kind}"'
+    text = f'"content-digest": {request.header("Content-Digest")}\n"@signature-params": {raw}'.encode()
+    signature = signature_by(kind, key, text)
+
+    def pem(private: Any) -> bytes:
+        return bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+    def sent(value: bytes) -> Request:
+        encoded = base64.b64encode(value).decode()
+        return with_headers(request, [("Signature-Input", f"a={raw}"), ("Signature", f"a=:{encoded}:")])
+
+    assert judge(PROVIDERS["rfc9421"], sent(signature), [pem(private_key(kind)), pem(key)], AT) == Verified(1)
+    changed = bytes([signature[0] ^ 1]) + signature[1:]
+    for value, secret in ((changed, pem(key)), (signature[:-1], pem(key)), (signature, pem(private_key(kind)))):
+        assert isinstance(judge(PROVIDERS["rfc9421"], sent(value), [secret], AT), Refused)
+
+
+def test_a_key_that_is_not_supported_verifies_nothing() -> None:
+    """And the source's owner is told."""
+    pem = private_key_of_another_kind()
+    verdict = judge(PROVIDERS["rfc9421"], Tried("rfc9421").request, [pem], AT)
+    assert verdict == Refused("secret", "a secret of the source is no key that is supported")
+    broken = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"
+    assert isinstance(judge(PROVIDERS["rfc9421"], Tried("rfc9421").request, [broken], AT), Refused)
+    for name, secret in (
+        ("discord", "no key"),
+        ("discord", keys.public_text(keys.sample_p256())),
+        ("sendgrid", "00" * 32),
+    ):
+        assert isinstance(judge(PROVIDERS[name], Tried(name).request, [secret], AT), Refused)
+
+
+def private_key_of_another_kind() -> bytes:
+    key = ec.generate_private_key(ec.SECP256K1()).public_key()
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+COMPONENTS = (
+    ('"@query-param";name="a"', "b%20c"),
+    ('"@query"', "?a=b%20c&d=e&d=f"),
+    ('"@request-target"', "/in?a=b%20c&d=e&d=f"),
+    ('"@target-uri"', "https://H.example:443/in?a=b%20c&d=e&d=f"),
+    ('"@authority"', "h.example"),
+    ('"@scheme"', "https"),
+    ('"x-two"', "1, 2"),
+)
+
+
+def test_a_message_s_components_are_the_request_s() -> None:
+    """Its URL and its headers, repeated ones joined, in the form that the standard gives them."""
+    draft = digested(b"{}")
+    headers = [("Host", "H.example:443"), *draft.headers[1:], ("X-Two", " 1 "), ("x-two", "2")]
+    request = replace(draft, target="/in?a=b%20c&d=e&d=f", headers=headers)
+    names = " ".join(name for name, _ in COMPONENTS)
+    raw = f'({names} "content-digest");created={int(AT)}'
+    lines = [f"{name}: {value}" for name, value in COMPONENTS]
+    text = "\n".join([*lines, f'"content-digest": {draft.header("Content-Digest")}', f'"@signature-params": {raw}'])
+    value = base64.b64encode(hmac.digest(b"s", text.encode(), "sha256")).decode()
+    signed = with_headers(request, [("Signature-Input", f"other=();created=1, a={raw}"), ("Signature", f"a=:{value}:")])
+    assert judge(PROVIDERS["rfc9421"], signed, ["s"], AT) == Verified(0)
+
+
+@pytest.mark.parametrize(
+    "component", ['"@query-param";name="d"', '"@query-param"', '"@query-param";name="z"', '"host";sf']
+)
+def test_a_component_that_is_not_exactly_one_is_refused(component: str) -> None:
+    """A field of the query that stands there twice or never, a form of a header that is not known."""
+    request = replace(digested(b"{}"), target="/in?a=b&d=e&d=f")
+    signed = signed_message(f'{component} "content-digest"', f";created={int(AT)}", request)
+    verdict = judge(PROVIDERS["rfc9421"], signed, ["s"], AT)
+    assert isinstance(verdict, Refused)
+    assert verdict.check == "format"
+
+
+def test_one_of_several_message_signatures_will_do() -> None:
+    """A proxy may sign too."""
+    request = signed_message('"content-digest"', f";created={int(AT)}", digested(b"{}"))
+    given, value = request.header("Signature-Input"), request.header("Signature")
+    both = with_headers(
+        request,
+        [("Signature-Input", f'p=("@method");created=1, {given}'), ("Signature", f"p=:AAAA:, {value}")],
+    )
+    assert judge(PROVIDERS["rfc9421"], both, ["s"], AT) == Verified(0)
+
+
+def test_only_known_digests_count() -> None:
+    """A digest of another kind says nothing of the body."""
+    draft = with_headers(digested(b"{}"), [("Content-Digest", "md5=:AAAA:")])
+    request = signed_message('"content-digest"', f";created={int(AT)}", draft)
+    assert judge(PROVIDERS["rfc9421"], request, ["s"], AT) == Refused(
+        "format", "Content-Digest has neither sha-256 nor sha-512"
+    )
+
+
+def test_standard_webhooks_private_keys_sign_samples() -> None:
+    """v1a, verified with the public half."""
+    provider = PROVIDERS["standard-webhooks"]
+    seed = base64.b64encode(bytes(32)).decode()
+    public = "whpk_" + base64.b64encode(bytes.fromhex(keys.public_text("00" * 32))).decode()
+    request = sample_delivery(provider, f"whsk_{seed}", AT)
+    assert str(request.header("webhook-signature")).startswith("v1a,")
+    assert judge(provider, request, ["whsec_b3RoZXI=", public], AT) == Verified(1)
+    for value in ("v1a,AAAA", "v1a,!", "v1a,"):
+        assert isinstance(judge(provider, with_headers(request, [("webhook-signature", value)]), [public], AT), Refused)
+
+
 def spki(public: str) -> str:
     """The key in the form that PEM wants: an Ed25519 key is 32 bytes behind a constant."""
     if len(public) != 64:
@@ -657,7 +794,7 @@ def test_any_message_signature_gets_a_verdict(given: str, signature: str, digest
 
 def test_no_signature_input_takes_long_to_read() -> None:
     """Each of its characters is looked at a few times at most, however it is made."""
-    made = [
+    made = [  # each of another shape
         "(" + '"x";a=b"y"' * 3000,
         "(" + '"x";a' * 3000,
         "(" + " " * 60_000,
