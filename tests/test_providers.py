@@ -19,7 +19,7 @@ from protocol.providers.provider import Provider, Sure
 from protocol.request import Request
 from protocol.samples import credentials, sample_delivery
 from protocol.schemes.in_body import Mailgun
-from protocol.signature import Nothing
+from protocol.schemes.shown import Nothing
 from rig import providers as page
 
 AT = 1_750_000_000.0

@@ -24,9 +24,10 @@ from protocol.providers.provider import Provider
 from protocol.request import Request
 from protocol.samples import Credentials, credentials, sample_delivery
 from protocol.schemes import sns
+from protocol.schemes.keyed import Hmac, hmac_by
 from protocol.schemes.messages import MessageSignature
 from protocol.schemes.standard import StandardWebhooks
-from protocol.signature import Hmac, hmac_by, judge, with_headers
+from protocol.signature import judge, with_headers
 from protocol.verdict import Refused, Verdict, Verified
 
 AT = 1_750_000_000.0

@@ -1,7 +1,7 @@
 """Bitbucket Cloud."""
 
 from protocol.providers.provider import MEMORY, QUOTED, READ, Provider, Sample, told
-from protocol.signature import Hmac
+from protocol.schemes.keyed import Hmac
 
 PROVIDER = Provider(
     title="Bitbucket Cloud",

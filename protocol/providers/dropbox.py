@@ -2,7 +2,7 @@
 
 from protocol import challenge
 from protocol.providers.provider import MEMORY, READ, Provider, Sample, told
-from protocol.signature import Hmac
+from protocol.schemes.keyed import Hmac
 
 PROVIDER = Provider(
     title="Dropbox",

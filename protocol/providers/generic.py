@@ -2,7 +2,9 @@
 
 from protocol.providers.provider import OURS, READ, URL, Option, Provider, Sample, told
 from protocol.schemes.asymmetric import ed25519_by
-from protocol.signature import Basic, ByOptions, hmac_by, token_by
+from protocol.schemes.choice import ByOptions
+from protocol.schemes.keyed import hmac_by
+from protocol.schemes.shown import Basic, token_by
 
 HMAC = Provider(
     title="Any HMAC",

@@ -2,7 +2,8 @@
 
 from protocol.naming import Header
 from protocol.providers.provider import MEMORY, QUOTED, READ, Provider, Sample, told
-from protocol.signature import FirstOf, Hmac
+from protocol.schemes.choice import FirstOf
+from protocol.schemes.keyed import Hmac
 
 PROVIDER = Provider(
     title="Gitea, Forgejo",

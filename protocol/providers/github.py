@@ -1,7 +1,7 @@
 """GitHub: repositories, organizations, apps."""
 
 from protocol.providers.provider import QUOTED, READ, Provider, Sample, told
-from protocol.signature import Hmac
+from protocol.schemes.keyed import Hmac
 
 PROVIDER = Provider(
     title="GitHub",

@@ -2,8 +2,9 @@
 
 from protocol.naming import Header
 from protocol.providers.provider import MEMORY, QUOTED, READ, Provider, Sample, told
+from protocol.schemes.choice import FirstOf
+from protocol.schemes.shown import Token
 from protocol.schemes.standard import StandardWebhooks
-from protocol.signature import FirstOf, Token
 
 PROVIDER = Provider(
     title="GitLab",

@@ -3,7 +3,7 @@
 from protocol import challenge
 from protocol.naming import Json, Words, same_body
 from protocol.providers.provider import MEMORY, OURS, READ, Option, Provider, Sample, Success, told
-from protocol.signature import Hmac
+from protocol.schemes.keyed import Hmac
 
 PROVIDER = Provider(
     title="Meta, WhatsApp",

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from protocol.challenge import Handshake
 from protocol.naming import Header, Naming, first_of
 from protocol.request import Request
-from protocol.signature import Nothing
+from protocol.schemes.shown import Nothing
 from protocol.verdict import Scheme
 
 

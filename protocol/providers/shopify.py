@@ -1,7 +1,7 @@
 """Shopify."""
 
 from protocol.providers.provider import READ, Provider, Sample, told
-from protocol.signature import Hmac
+from protocol.schemes.keyed import Hmac
 
 PROVIDER = Provider(
     title="Shopify",

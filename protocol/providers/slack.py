@@ -3,7 +3,7 @@
 from protocol import challenge
 from protocol.naming import Form, Json
 from protocol.providers.provider import MEMORY, QUOTED, READ, Provider, Sample, told
-from protocol.signature import Hmac
+from protocol.schemes.keyed import Hmac
 
 PROVIDER = Provider(
     title="Slack",

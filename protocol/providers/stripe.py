@@ -2,7 +2,7 @@
 
 from protocol.naming import Json
 from protocol.providers.provider import QUOTED, READ, Provider, Sample, told
-from protocol.signature import Hmac
+from protocol.schemes.keyed import Hmac
 
 PROVIDER = Provider(
     title="Stripe",

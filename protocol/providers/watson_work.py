@@ -3,7 +3,7 @@
 from protocol import challenge
 from protocol.naming import Derived, Header, Json
 from protocol.providers.provider import READ, Provider, Sample, Success, told
-from protocol.signature import Hmac
+from protocol.schemes.keyed import Hmac
 
 PROVIDER = Provider(
     title="Watson Work",

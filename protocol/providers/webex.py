@@ -3,7 +3,7 @@
 from protocol.naming import Json, Words, at_path, json_of, key_of, scalar
 from protocol.providers.provider import READ, Provider, Sample, told
 from protocol.request import Request
-from protocol.signature import Hmac
+from protocol.schemes.keyed import Hmac
 
 ONCE = frozenset({"created", "deleted"})  # each happens to a thing a single time
 

@@ -4,7 +4,7 @@ from protocol import challenge
 from protocol.naming import json_of, same_body
 from protocol.providers.provider import OURS, READ, Provider, Sample, told
 from protocol.request import Request
-from protocol.signature import Hmac
+from protocol.schemes.keyed import Hmac
 
 NOT_EVENTS = frozenset({"for_user_id", "user_has_blocked"})
 

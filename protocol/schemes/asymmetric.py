@@ -7,7 +7,8 @@ from typing import Literal
 
 from protocol import keys
 from protocol.request import Request
-from protocol.signature import fill, unfit, with_headers
+from protocol.schemes.template import fill
+from protocol.signature import unfit, with_headers
 from protocol.verdict import Case, UnverifiedError
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from protocol.request import Request
-from protocol.signature import ALGORITHMS, Hmac
+from protocol.schemes.keyed import ALGORITHMS, Hmac
 from protocol.verdict import Case, UnverifiedError
 
 HEADER = "X-Hub-Signature"
