@@ -59,3 +59,16 @@ def with_field(body: bytes, path: str, value: Any) -> bytes:
 def to_json(value: Any) -> bytes:
     """As most senders write it: without spaces, in ASCII."""
     return json.dumps(value, separators=(",", ":")).encode()
+
+
+def writings(document: Any) -> set[bytes]:
+    """A JSON document as the usual libraries write it; one that is nested too deeply as none does."""
+    spaces = ((",", ":"), (", ", ": "))
+    try:
+        return {
+            json.dumps(document, separators=each, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+            for each in spaces
+            for ascii_only in (True, False)
+        }
+    except RecursionError:
+        return set()

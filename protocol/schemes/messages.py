@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from protocol import keys
 from protocol.request import QUERY_FIELDS_MAX, Request, path_of
+from protocol.schemes.structured import ITEM, MEMBER_INPUT, byte_values, members, parameters_of
 from protocol.signature import SIGNATURES_MAX, as_bytes, same, unfit, with_headers
 from protocol.verdict import Case, UnverifiedError
 
@@ -18,14 +19,6 @@ TOLERANCE_SECONDS = 300
 COMPONENTS_MAX = 64
 HMAC = "hmac-sha256"
 DIGESTS = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
-
-STRING = r'"(?:[^"\\\x00-\x1f\x7f-\xff]|\\["\\])*"'
-WORD = r"[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*"
-PARAMETER = rf";[a-z*][a-z0-9_.*-]*(?:=(?:{STRING}|-?[0-9]{{1,15}}|\?[01]|:[A-Za-z0-9+/=]*:|{WORD}))?"
-ITEM = rf"{STRING}(?:{PARAMETER})*"
-MEMBER_INPUT = re.compile(rf"([a-z*][a-z0-9_.*-]*)=(\(((?: *{ITEM}(?: +{ITEM})*)?) *\)((?:{PARAMETER})*))")
-MEMBER_BYTES = re.compile(r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):")
-BETWEEN = re.compile(r"[ \t]*,[ \t]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,33 +117,6 @@ def labels_of(case: Case) -> list[tuple[str, Label]]:
 
 def signatures_of(case: Case) -> dict[str, bytes]:
     return byte_values(combined(case, "Signature"), "Signature")
-
-
-def byte_values(text: str, name: str) -> dict[str, bytes]:
-    try:
-        return {match[1]: base64.b64decode(match[2], validate=True) for match in members(text, MEMBER_BYTES, name)}
-    except ValueError:
-        raise UnverifiedError("format", f"{name} is not base64 between colons") from None
-
-
-def members(text: str, member: re.Pattern[str], name: str) -> list[re.Match[str]]:
-    """The members of a dictionary, each in this form. Raises UnverifiedError."""
-    found, place = [], 0
-    while match := member.match(text, place):
-        found.append(match)
-        if match.end() == len(text):
-            return found
-        comma = BETWEEN.match(text, match.end())
-        if comma is None:
-            break
-        place = comma.end()
-    raise UnverifiedError("format", f"{name} cannot be read")
-
-
-def parameters_of(text: str) -> dict[str, str]:
-    """Parameters by name; a string keeps its quotes."""
-    pairs = (part[1:].partition("=") for part in re.findall(PARAMETER, text))
-    return {name: value for name, _, value in pairs}
 
 
 def base(case: Case, label: Label) -> bytes:
