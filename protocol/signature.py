@@ -1,7 +1,7 @@
 """Judge: did the sender that a source names send this?"""
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Protocol
@@ -13,6 +13,10 @@ __all__ = ["Refused", "Verdict", "Verified", "judge"]
 
 SIGNATURES_MAX = 16  # in one header; a rotation has two
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+
+
+# Of two byte strings, whether they are equal, in a time that does not tell where they differ.
+same: Callable[[bytes, bytes], bool] = hmac.compare_digest
 
 
 class Signs(Protocol):
@@ -37,7 +41,7 @@ def judge(
     judged by. `options`: what the source says beyond its secrets. `certificate`: PEM, where the provider signs by one.
     """
     try:
-        keys = tuple(key for key in map(as_bytes, secrets) if key)
+        keys = tuple([key for key in map(as_bytes, secrets) if key])
         return Verified(provider.scheme.check(Case(request, keys, received_at, options, certificate)))
     except UnverifiedError as why:
         return why.refused
@@ -47,11 +51,6 @@ def judge(
 
 def as_bytes(secret: str | bytes) -> bytes:
     return secret.encode("utf-8", "surrogateescape") if isinstance(secret, str) else secret
-
-
-def same(one: bytes, other: bytes) -> bool:
-    """Whether both are equal, in a time that does not tell where they differ."""
-    return hmac.compare_digest(one, other)
 
 
 def no_secret() -> UnverifiedError:

@@ -823,3 +823,14 @@ def test_forgejo_is_known_by_its_own_names_too() -> None:
     request = Request("POST", "/", [("X-Forgejo-Signature", signature), ("X-Forgejo-Delivery", "d")], b"{}")
     assert judge(PROVIDERS["gitea"], request, ["s"], AT) == Verified(0)
     assert PROVIDERS["gitea"].delivery_id_of(request) == "d"
+
+
+@pytest.mark.parametrize("stamp", ["", " ", "-1", "1e9", "1_750_000_000", "١٧٥٠٠٠٠٠٠٠", "9" * 17])
+def test_a_time_is_digits(stamp: str) -> None:
+    """An empty one is none, even where it is rightly signed; and Python's other ways to write a number are not ours."""
+    options = {"signed": "{timestamp}.{body}", "timestamp_header": "X-Time"}
+    value = hmac.new(b"s", stamp.encode("latin-1", "replace") + b".{}", "sha256").hexdigest()
+    request = Request("POST", "/", [("X-Time", stamp), ("X-Signature", value)], b"{}")
+    assert judge(PROVIDERS["hmac"], request, ["s"], AT, options=options) == Refused(
+        "format", "the timestamp is not a number"
+    )

@@ -4,7 +4,7 @@ import base64
 import binascii
 import hmac
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from protocol import content
@@ -52,46 +52,48 @@ class Hmac:
     tolerance_seconds: int | None = None
 
     def check(self, case: Case) -> int:
-        value = case.needed_header(self.header)
-        given = self.signatures_in(value)
+        parts = self.parts_of(case.needed_header(self.header))
+        given = self.signatures_in(parts)
         if not given:
             raise UnverifiedError("format", f"{self.header} has no signature that begins with {self.prefix!r}")
-        timestamp = self.timestamp_of(case, value)
+        timestamp = self.timestamp_of(case, parts)
+        encode, algorithm = ENCODE[self.encoding], self.algorithm
         for message in self.messages(case, timestamp):
             for number, secret in enumerate(case.secrets):
-                expected = ENCODE[self.encoding](hmac.digest(secret, message, self.algorithm))
-                if any(same(expected, each) for each in given):
+                expected = encode(hmac.digest(secret, message, algorithm))
+                if [each for each in given if same(expected, each)]:
                     self.judge_time(case, timestamp)
                     return number
-        raise self.why_unfit(case, value)
+        raise self.why_unfit(case, given)
 
-    def signatures_in(self, value: str) -> list[bytes]:
-        """The signatures of the header's value, without their prefix."""
-        cut = len(self.prefix)
-        parts = [part.strip() for part in value.split(self.separator)] if self.separator else [value]
-        return [latin(part[cut:]) for part in parts if part.startswith(self.prefix)][:SIGNATURES_MAX]
+    def parts_of(self, value: str) -> list[str]:
+        return [part.strip() for part in value.split(self.separator)] if self.separator else [value]
 
-    def timestamp_of(self, case: Case, value: str) -> str:
+    def signatures_in(self, parts: list[str]) -> list[bytes]:
+        """The signatures, without their prefix."""
+        prefix, cut = self.prefix, len(self.prefix)
+        return [latin(part[cut:]) for part in parts if part.startswith(prefix)][:SIGNATURES_MAX]
+
+    def timestamp_of(self, case: Case, parts: list[str]) -> str:
         """The time as the sender wrote it. Raises UnverifiedError where there is none."""
-        if self.timestamp_mark:
-            parts = (part.strip() for part in value.split(self.separator))
-            found = next((part for part in parts if part.startswith(self.timestamp_mark)), None)
-            if found is None:
-                raise UnverifiedError("format", f"{self.header} has no part that begins with {self.timestamp_mark!r}")
-            return found[len(self.timestamp_mark) :]
-        return case.needed_header(self.timestamp_header) if self.timestamp_header else ""
+        if self.timestamp_header:
+            return case.needed_header(self.timestamp_header)
+        if not self.timestamp_mark:
+            return ""
+        for part in parts:
+            if part.startswith(self.timestamp_mark):
+                return part[len(self.timestamp_mark) :]
+        raise UnverifiedError("format", f"{self.header} has no part that begins with {self.timestamp_mark!r}")
 
-    def messages(self, case: Case, timestamp: str) -> Iterator[bytes]:
+    def messages(self, case: Case, timestamp: str) -> Iterable[bytes]:
         """What may have been signed: one text, or one for each name that the request's URL may have."""
         if self.signed == "{body}":
-            yield case.request.body
-            return
+            return (case.request.body,)
         known = {name: self.known(name, case, timestamp) for name in names_in(self.signed)}
         if "url" not in known:
-            yield fill(self.signed, known)
-            return
-        for url in case.urls():
-            yield fill(self.signed, known | {"url": url.encode("utf-8", "surrogateescape")})
+            return (fill(self.signed, known),)
+        urls = (url.encode("utf-8", "surrogateescape") for url in case.urls())
+        return (fill(self.signed, known | {"url": url}) for url in urls)
 
     def known(self, name: str, case: Case, timestamp: str) -> bytes:
         """What stands for {name} in the signed text; of the URL, which may have several, nothing yet."""
@@ -104,17 +106,16 @@ class Hmac:
         return latin(case.request.method) if name == "method" else b""
 
     def judge_time(self, case: Case, timestamp: str) -> None:
-        unit = 1000 if self.milliseconds else 1
         if self.timestamp_in_body:
             timestamp = Json(self.timestamp_in_body)(case.request) or ""
-        if timestamp or self.timestamp_in_body:
-            case.judge_time(timestamp, self.tolerance_seconds, unit)
+        if self.timestamp_mark or self.timestamp_header or self.timestamp_in_body:
+            case.judge_time(timestamp, self.tolerance_seconds, 1000 if self.milliseconds else 1)
 
-    def why_unfit(self, case: Case, value: str) -> UnverifiedError:
-        """What is wrong with a signature that no secret fits: already its form, or only its bytes."""
+    def why_unfit(self, case: Case, given: list[bytes]) -> UnverifiedError:
+        """What is wrong with signatures that no secret fits: already their form, or only their bytes."""
         length = len(ENCODE[self.encoding](hmac.digest(b"", b"", self.algorithm)))
-        given = [each.decode("latin-1") for each in self.signatures_in(value)]
-        if not any(len(each) == length and LOOKS[self.encoding].fullmatch(each) for each in given):
+        looks = LOOKS[self.encoding]
+        if not any(len(each) == length and looks.fullmatch(each.decode("latin-1")) for each in given):
             form = f"{length} characters of {self.encoding}" + (f" behind {self.prefix!r}" if self.prefix else "")
             return UnverifiedError("format", f"{self.header} is not {form}")
         return unfit(self.header, case)
@@ -125,7 +126,7 @@ class Hmac:
         draft = with_headers(request, headers)
         if self.timestamp_in_body:
             draft = replace(draft, body=content.with_field(draft.body, self.timestamp_in_body, int(stamp)))
-        message = next(self.messages(Case(draft, (), at, options), stamp))
+        message = next(iter(self.messages(Case(draft, (), at, options), stamp)))
         signature = self.prefix + ENCODE[self.encoding](hmac.digest(as_bytes(key), message, self.algorithm)).decode()
         marked = f"{self.timestamp_mark}{stamp}{self.separator}" if self.timestamp_mark else ""
         return with_headers(draft, [(self.header, marked + signature)])

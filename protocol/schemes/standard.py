@@ -4,6 +4,7 @@ import base64
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 from protocol import keys
@@ -76,6 +77,7 @@ def fits(secret: bytes, version: str, signature: str, message: bytes) -> bool:
     return False
 
 
+@lru_cache(keys.KEYS_MAX)
 def symmetric(secret: bytes) -> bytes:
     """The key that a secret's text stands for. Raises UnverifiedError."""
     try:
