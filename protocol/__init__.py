@@ -1,1 +1,1 @@
-"""What a webhook is: its request, how each sender names it. Pure: no I/O, no clock, no asyncio."""
+"""What a webhook is: its request, how each sender signs, names and challenges. Pure: no I/O, no clock, no asyncio."""

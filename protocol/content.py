@@ -44,3 +44,32 @@ def form(body: bytes, content_type: str = "") -> dict[str, str]:
         text(body, content_type), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=FORM_FIELDS_MAX
     )
     return dict(fields)
+
+
+def with_field(body: bytes, path: str, value: Any) -> bytes:
+    """A JSON object with `value` at `a.b`. Raises ValueError where the body is none."""
+    document = parse_json(body)
+    *way, last = path.split(".")
+    place = document
+    for step in way:
+        place = place.setdefault(step, {})
+    place[last] = value
+    return to_json(document)
+
+
+def to_json(value: Any) -> bytes:
+    """As most senders write it: without spaces, in ASCII."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def writings(document: Any) -> set[bytes]:
+    """A JSON document as the usual libraries write it; one that is nested too deeply as none does."""
+    spaces = ((",", ":"), (", ", ": "))
+    try:
+        return {
+            json.dumps(document, separators=each, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+            for each in spaces
+            for ascii_only in (True, False)
+        }
+    except RecursionError:
+        return set()

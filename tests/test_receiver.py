@@ -215,11 +215,12 @@ async def test_a_clock_that_is_more_than_5_minutes_off_is_told(
 async def test_each_provider_s_names_are_taken_from_its_headers(receiver: Local, table: Connection) -> None:
     """event_type and delivery_id, whatever the case of the headers' names."""
     for source, provider in PROVIDERS.items():
-        assert provider.event_type is not None
-        assert provider.delivery_id is not None
-        headers = [(provider.event_type.lower().encode(), b"push"), (provider.delivery_id.upper().encode(), b"d-1")]
+        event_type, delivery_id = provider.event_type, provider.delivery_id
+        headers = [(event_type.lower().encode(), b"push")] if event_type else []
+        headers += [(delivery_id.upper().encode(), b"d-1")] if delivery_id else []
         row = await row_of(table, await receiver.post(f"/{source}", b"", headers))
-        assert (row["event_type"], row["delivery_id"]) == ("push", "d-1"), source
+        assert row["event_type"] == ("push" if event_type else None), source
+        assert row["delivery_id"] == ("d-1" if delivery_id else None), source
 
 
 async def test_a_source_that_names_nothing_loses_nothing_by_it(receiver: Local, table: Connection) -> None:

@@ -101,7 +101,8 @@ async def threads_leak(scene: Scene) -> None:
             while total_of(await rows(scene), SHOP, "processed") < 200:
                 await asyncio.sleep(0.1)
         (scene.folder / "healed").touch()
-        await until_settled(scene, patient)
+        async with hurried(scene):  # what hung has had its attempts, and waits
+            await until_settled(scene, patient)
         assert await patient.stop() == 0
     scene.note("ended with 1 and were started again", 2)
 
