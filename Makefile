@@ -43,7 +43,7 @@ bench: .venv/installed-bench
 bench-gate: .venv/installed-dev
 	$(BIN)/python -m benchmarks gate --quick
 
-# Everything that is broken on purpose, and docs/faults.md; half an hour.
+# Everything that is broken on purpose, and docs/faults.md; ten minutes.
 faults: .venv/installed-dev
 	$(BIN)/python -m faults --write
 
