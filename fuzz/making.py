@@ -36,6 +36,7 @@ PLAIN: dict[object, Callable[[Source], object]] = {
     int: lambda source: source.ConsumeIntInRange(0, INT_MAX),
     bool: lambda source: source.ConsumeBool(),
     NoneType: lambda source: None,
+    typing.Any: some_text,
 }
 
 

@@ -1,4 +1,7 @@
-"""What is fuzzed: every public function below protocol/ that takes bytes or text. To be there is to be declared."""
+"""What is fuzzed: the public functions of protocol/ that take bytes or text, and the judgement of every provider.
+
+To be there is to be declared: a function of a parser's module, and a provider of the table.
+"""
 
 import builtins
 import contextlib
@@ -12,7 +15,13 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import protocol
+from fuzz import judgement
 
+# Reached with a sender's bytes by way of `judgement` alone.
+BEHIND_THE_JUDGEMENT = {
+    f"protocol.{name}"
+    for name in ("challenge", "hints", "keys", "naming", "providers", "samples", "schemes", "signature", "verdict")
+}
 RAISES = re.compile(r"\bRaises\b[^.]*")  # one sentence of a docstring
 
 
@@ -28,8 +37,9 @@ class Target:
 
 def all_targets() -> dict[str, Target]:
     """By name: content.form, request.path_of, …"""
-    modules = pkgutil.walk_packages(protocol.__path__, "protocol.")
-    functions = (each for found in modules for each in public(importlib.import_module(found.name)))
+    modules = (found.name for found in pkgutil.iter_modules(protocol.__path__, "protocol."))
+    parsers = (importlib.import_module(name) for name in modules if name not in BEHIND_THE_JUDGEMENT)
+    functions = (each for module in (*parsers, judgement) for each in public(module))
     targets = [target_of(function) for function in functions]
     return {target.name: target for target in targets if takes_words(target)}
 
@@ -46,7 +56,7 @@ def target_of(function: Callable[..., object]) -> Target:
     plain = inspect.unwrap(function)
     hints = typing.get_type_hints(plain)
     hints.pop("return", None)
-    name = f"{plain.__module__}.{plain.__qualname__}".removeprefix("protocol.")
+    name = f"{plain.__module__}.{plain.__qualname__}".removeprefix("protocol.").removeprefix("fuzz.")
     return Target(name, function, hints, tuple(named_exceptions(plain)))
 
 

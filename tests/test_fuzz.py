@@ -389,9 +389,10 @@ async def read_on(reader: asyncio.StreamReader) -> bytes:
 
 
 def test_every_parser_is_fuzzed() -> None:
-    """A public function below protocol/ that takes bytes or text is a target; its arguments can all be made."""
+    """Each parser that takes bytes or text is a target, and so is the judgement; their arguments can all be made."""
     targets = all_targets()
-    assert {"content.form", "content.parse_json", "request.source_of", "storable.text"} <= set(targets)
+    parsers = {"content.form", "content.parse_json", "request.source_of", "storable.text"}
+    assert parsers | {"judgement.judge_anything"} <= set(targets)
     unmade = [
         f"{name}: fuzz/making.py makes no {hint} for {parameter}"
         for name, target in targets.items()
