@@ -26,11 +26,10 @@ types: .venv/installed-dev
 	$(BIN)/mypy
 
 # The whole suite on the embedded server, with coverage; and once more on Debian's PostgreSQL 15, where it is installed.
-# Four at once, also on two cores: half of the time a test waits for processes that it started.
 tests: .venv/installed-dev
-	$(BIN)/pytest -n 4 --cov --cov-report=term
+	$(BIN)/pytest -n 2 --cov --cov-report=term
 	@if [ -x /usr/lib/postgresql/15/bin/postgres ]; then \
-		$(BIN)/pytest -n 4 --postgres debian; \
+		$(BIN)/pytest -n 2 --postgres debian; \
 	elif [ "$$CI" = true ]; then \
 		echo "PostgreSQL 15 is missing: apt-get install postgresql-15"; exit 1; \
 	else \
