@@ -25,11 +25,12 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
+# Tests wait more than they reckon: four at once suit two processors.
 # The whole suite on the embedded server, with coverage; and once more on Debian's PostgreSQL 15, where it is installed.
 tests: .venv/installed-dev
-	$(BIN)/pytest -n 2 --cov --cov-report=term
+	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term
 	@if [ -x /usr/lib/postgresql/15/bin/postgres ]; then \
-		$(BIN)/pytest -n 2 --postgres debian; \
+		$(BIN)/pytest -n 4 --dist worksteal --postgres debian; \
 	elif [ "$$CI" = true ]; then \
 		echo "PostgreSQL 15 is missing: apt-get install postgresql-15"; exit 1; \
 	else \

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,10 @@ SQL_FILES = {"*/store.py", "chassis/database.py", "migrations/*.py", "migrations
 SQL_WORDS = ("SELECT ", "INSERT INTO", "UPDATE hookd", "DELETE FROM", "CREATE TABLE", "NOTIFY ")
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
-    for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+@cache
+def sources() -> tuple[tuple[str, ast.Module], ...]:
+    paths = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    return tuple((str(path.relative_to(ROOT)), ast.parse(path.read_text())) for path in paths)
 
 
 def imported(module: ast.Module) -> Iterator[str]:
@@ -96,10 +97,9 @@ def test_sql_lives_in_stores_and_migrations() -> None:
         f"{file}:{node.lineno}"
         for file, module in sources()
         if not at_door(file, SQL_FILES)
-        for node in ast.walk(module)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_code(module, node)
-        and any(word in node.value for word in SQL_WORDS)
-    ]  # fmt: skip
+        for node in strings(module)
+        if any(word in str(node.value) for word in SQL_WORDS)
+    ]
     assert strays == []
 
 
@@ -139,8 +139,8 @@ def _is_self(node: ast.Attribute) -> bool:
     return isinstance(node.value, ast.Name) and node.value.id == "self"
 
 
-def _is_code(module: ast.Module, constant: ast.Constant) -> bool:
-    """Not a docstring, nor a command line's help."""
+def strings(module: ast.Module) -> Iterator[ast.Constant]:
+    """Text that is neither a docstring nor a command line's help."""
     docstrings = {
         id(node.body[0].value)
         for node in ast.walk(module)
@@ -148,8 +148,6 @@ def _is_code(module: ast.Module, constant: ast.Constant) -> bool:
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    return (
-        id(constant) not in docstrings
-        and "hookd psql" not in str(constant.value)
-        and "make_roles" not in str(constant.value)
-    )
+    texts = (node for node in ast.walk(module) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    others = ("hookd psql", "make_roles")
+    yield from (node for node in texts if id(node) not in docstrings and not any(word in node.value for word in others))

@@ -199,7 +199,7 @@ async def test_ctrl_c_tells_how_far_it_came(hookd: Hookd, connection: Connection
     ids = sorted(await events(connection, IDS_A_BATCH + 1, status="failed"))
     async with connection.transaction():
         await connection.execute("SELECT FROM hookd.events WHERE id = $1 FOR UPDATE", ids[-1])
-        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
         with hookd.start("replay", "--status", "failed") as child:
             while not await connection.fetchval(waiting):
                 assert child.poll() is None

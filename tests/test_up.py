@@ -22,6 +22,8 @@ import pytest
 
 from tests.commands import Hookd
 
+pytestmark = pytest.mark.any_server  # hookd up brings its own
+
 PATIENCE_SECONDS = 60.0
 AN_APP = """
 import asyncio
