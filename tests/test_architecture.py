@@ -34,6 +34,7 @@ DOORS = {
     "uuid_utils": {"ingest/receiver.py"},
 }
 SQL_FILES = {"*/store.py", "chassis/database.py", "migrations/*.py", "migrations/versions/*.py"}
+SQL_NAMED = ("hookd psql", "make_roles")  # an example, and what somebody may run by hand
 SQL_WORDS = ("SELECT ", "INSERT INTO", "UPDATE hookd", "DELETE FROM", "CREATE TABLE", "NOTIFY ")
 
 
@@ -94,11 +95,11 @@ def test_protocol_is_pure() -> None:
 def test_sql_lives_in_stores_and_migrations() -> None:
     """SQL text stands in the stores, at the database's door and in the migrations; nowhere else."""
     strays = [
-        f"{file}:{node.lineno}"
+        f"{file}:{line}"
         for file, module in sources()
         if not at_door(file, SQL_FILES)
-        for node in strings(module)
-        if any(word in str(node.value) for word in SQL_WORDS)
+        for line, text in strings(module)
+        if any(word in text for word in SQL_WORDS) and not any(name in text for name in SQL_NAMED)
     ]
     assert strays == []
 
@@ -139,8 +140,8 @@ def _is_self(node: ast.Attribute) -> bool:
     return isinstance(node.value, ast.Name) and node.value.id == "self"
 
 
-def strings(module: ast.Module) -> Iterator[ast.Constant]:
-    """Text that is neither a docstring nor a command line's help."""
+def strings(module: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, text) of all text but docstrings, a command line's help among them."""
     docstrings = {
         id(node.body[0].value)
         for node in ast.walk(module)
@@ -148,6 +149,6 @@ def strings(module: ast.Module) -> Iterator[ast.Constant]:
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    texts = (node for node in ast.walk(module) if isinstance(node, ast.Constant) and isinstance(node.value, str))
-    others = ("hookd psql", "make_roles")
-    yield from (node for node in texts if id(node) not in docstrings and not any(word in node.value for word in others))
+    for node in ast.walk(module):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.lineno, node.value
