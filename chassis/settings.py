@@ -83,6 +83,11 @@ class CommonSettings(Settings):
         default=None,
         description="folder of the embedded server; default: /var/lib/hookd for root, else ~/.local/share/hookd",
     )
+    secret_key: SecretStr | None = Field(
+        default=None,
+        description="keys that seal the sources' secrets (Fernet; several with commas, the first seals); default: the "
+        "file secret.key in the data folder, made when the first secret is kept",
+    )
     allow_unsafe: bool = Field(
         default=False,
         description="accept a database with fsync or synchronous_commit off: an answered webhook may be lost",

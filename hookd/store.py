@@ -12,7 +12,7 @@ from chassis.database import Connection, Database, Link, Unavailable, check_revi
 
 T = TypeVar("T")
 
-REVISION_NEEDED = "0001"
+REVISION_NEEDED = "0002"
 CHANNEL = "hookd"
 LOOKED_AT_MAX = 100_000  # rows counted one by one; beyond it a number is shown with a plus
 READ_SECONDS, REPLAY_SECONDS = 30.0, 600.0

@@ -22,7 +22,7 @@ from chassis.database import (
 from chassis.logs import get_logger
 from ingest.batch import AlreadyThere, NotWritten, Refused, Row
 
-REVISION_NEEDED = "0001"
+REVISION_NEEDED = "0002"
 COLUMNS = (
     "id",
     "source",

@@ -27,7 +27,7 @@ from processor.outcome import DIED, Outcome
 
 T = TypeVar("T")
 
-REVISION_NEEDED = "0001"
+REVISION_NEEDED = "0002"
 CHANNEL = "hookd"
 STATEMENT_SECONDS = 10.0
 WAITED = itemgetter("waited_seconds")

@@ -27,7 +27,7 @@ DOORS = {
     "prometheus_client": {"chassis/metrics.py"},
     "pydantic": {"*/settings.py"},
     "pydantic_settings": {"*/settings.py"},
-    "cryptography": {"protocol/keys.py"},
+    "cryptography": {"protocol/keys.py", "chassis/vault.py"},
     "click": {"hookd/*.py", "hookd/commands/*.py"},
     "rich": {"hookd/*.py", "hookd/commands/*.py"},
     "uvloop": {"hookd/commands/*.py"},

@@ -85,7 +85,6 @@ NONE = Provider(
     event_type=None,
     delivery_id=None,
     duplicates="no delivery id",
-    credential="none",
     facts=told("hookd itself", OURS, signature="none: whoever knows the URL is taken for the sender"),
     sample=Sample({"event": "lamp.lit", "id": "{delivery}"}),
 )

@@ -13,7 +13,7 @@ PROVIDER = Provider(
     delivery_ids=(same_body,),
     scheme=Hmac("X-Hub-Signature-256", prefix="sha256="),
     handshake=challenge.meta,
-    options=(Option("verify_token", "the verify token entered at Meta", needed=True),),
+    options=(Option("verify_token", "the verify token entered at Meta", needed=True, is_secret=True),),
     success=Success(200),
     patience_seconds=5,
     setup="The app's dashboard → Webhooks: the callback URL and the verify token.",

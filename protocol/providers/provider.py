@@ -37,11 +37,15 @@ class Fact(NamedTuple):
 
 
 class Option(NamedTuple):
-    """What a source may say beyond its secrets. `needed`: nothing is verified, or no handshake answered, without it."""
+    """What a source may say beyond its secrets. `needed`: nothing is verified, or no handshake answered, without it.
+
+    `is_secret`: it is kept and shown as secrets are.
+    """
 
     name: str
     says: str
     needed: bool = False
+    is_secret: bool = False
 
 
 class Success(NamedTuple):
