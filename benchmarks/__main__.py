@@ -21,6 +21,7 @@ from benchmarks import (
     memory,
     plots,
     processors,
+    profile,
     receiver,
     receivers,
     report,
@@ -46,6 +47,7 @@ FIGURES: dict[str, Measure] = {
 OTHERS: dict[str, Measure] = {
     "growth": growth.measure,
     "soak": soak.measure,
+    "profile": profile.measure,
     "schema": schema.measure,
     "gate": gate.measure,
 }
