@@ -1,17 +1,19 @@
 """Where the receiver's and the processor's own time goes, by library and kernel: samples of their stacks."""
 
 import asyncio
+import os
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import drain, receiver, wrk
 from benchmarks.bench import Bench
 from benchmarks.report import Figure, Section
-from rig import seed
+from rig import machine, seed
 from rig.postgres import connected, environment
 from rig.processes import BenchmarkError, Child, running
 
@@ -19,7 +21,8 @@ TITLE = "Where the time goes"
 METHOD = (
     "py-spy looks at the stack of the one process, native frames included, {rate} times a second: the receiver under"
     " wrk with 64 connections (1 KiB of JSON), and `hookd processor --once` over a backlog, start-up included. A sample"
-    " counts for the innermost frame that has an owner; waiting does not count. The shares are those of the CPU time"
+    " counts for the innermost frame that has an owner; waiting does not count. The process has a core of its own."
+    " The shares are those of the CPU time"
     " that an event costs without the profiler; PostgreSQL's processes stand beside them."
 )
 RATE = 250
@@ -59,32 +62,59 @@ async def measure(bench: Bench) -> Section:
     if shutil.which(spy()) is None or not wrk.is_there():
         section.wrong.append("nothing was measured: py-spy (make bench installs it) and wrk are needed")
         return section
-    section.figures += await of_receiver(bench)
-    section.figures += await of_processor(bench)
+    with apart(bench.postgres.pid) as core:
+        section.figures += await of_receiver(bench, core)
+        section.figures += await of_processor(bench, core)
     return section
+
+
+@contextmanager
+def apart(postgres: int) -> Iterator[int]:
+    """A core for the process that is looked at, and for it alone; all others share the rest.
+
+    Else it would be looked at most often where it is put off: where it wakes somebody up.
+    """
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        raise BenchmarkError("a profile needs two processors: one for the process that is looked at alone")
+    core = min(cores)
+    try:
+        for pid in (os.getpid(), *machine.tree(postgres)):
+            keep_on(pid, cores - {core})
+        yield core
+    finally:
+        for pid in (os.getpid(), *machine.tree(postgres)):
+            keep_on(pid, cores)
+
+
+def keep_on(pid: int, cores: set[int]) -> None:
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), cores)
 
 
 def spy() -> str:
     return str(Path(sys.executable).with_name("py-spy"))
 
 
-async def of_receiver(bench: Bench) -> list[Figure]:
+async def of_receiver(bench: Bench, core: int) -> list[Figure]:
     run = await receiver.one_run(bench, receiver.OURS)
     async with receiver.serving(bench, receiver.OURS) as (child, port, _):
         await wrk.post(bench.folder, port, connections=receiver.CONNECTIONS, seconds=bench.scale.warm_seconds)
+        keep_on(child.pid, {core})
         load = wrk.post(bench.folder, port, connections=receiver.CONNECTIONS, seconds=bench.scale.seconds + 1)
         stacks, _ = await asyncio.gather(sampled(bench, child.pid, bench.scale.seconds), load)
     bench.say(f"profile: receiver: {sum(stacks.values())} samples")
     return figures("receiver", stacks, run.app_us, run.postgres_us)
 
 
-async def of_processor(bench: Bench) -> list[Figure]:
+async def of_processor(bench: Bench, core: int) -> list[Figure]:
     section, events = Section("", ""), bench.scale.backlog
     plain = await drain.one_run(replace(bench, scale=replace(bench.scale, events=events)), drain.OURS, section)
     async with bench.postgres.fresh() as url:
         await seed.backlog(url, events)
         out = bench.folder / "processor.stacks"
-        command = (spy(), *options(out), "--", *drain.command_of(bench))
+        command = (spy(), *options(out), "--", "taskset", "-c", str(core), *drain.command_of(bench))
         async with connected(url), running(bench.folder, *command, environment=environment(url)) as child:
             await child.ended(drain.STALL_SECONDS_MAX + events / 1000)
     if section.wrong:
