@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.platform != "linux":
         print("the benchmarks read CPU time and memory from /proc: they run on Linux", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as with Ctrl-C: nothing stays behind
+    for name in (signal.SIGINT, signal.SIGTERM):  # a shell's job in the background is born with SIGINT ignored
+        signal.signal(name, signal.default_int_handler)
     try:
         with private_server(given.folder) as postgres:
             settings, sections = asyncio.run(take(postgres, scale_of(given), given.figures or list(FIGURES)))

@@ -88,8 +88,8 @@ def apart(postgres: int) -> Iterator[int]:
 
 
 def keep_on(pid: int, cores: set[int]) -> None:
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(ProcessLookupError):
+    with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended meanwhile
+        for thread in Path(f"/proc/{pid}/task").iterdir():
             os.sched_setaffinity(int(thread.name), cores)
 
 
