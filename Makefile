@@ -25,17 +25,13 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
-# Tests wait more than they reckon: four at once suit two processors.
-# The whole suite on the embedded server, with coverage; and once more on Debian's PostgreSQL 15, where it is installed.
+# The whole suite on the embedded server, with coverage; and what a server may answer differently on Debian's
+# PostgreSQL 15 too, where it is installed. Tests wait more than they reckon: four at once suit two processors.
+DEBIAN = /usr/lib/postgresql/15/bin/postgres
 tests: .venv/installed-dev
-	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term
-	@if [ -x /usr/lib/postgresql/15/bin/postgres ]; then \
-		$(BIN)/pytest -n 4 --dist worksteal --postgres debian; \
-	elif [ "$$CI" = true ]; then \
-		echo "PostgreSQL 15 is missing: apt-get install postgresql-15"; exit 1; \
-	else \
-		echo "PostgreSQL 15 is not installed: the second run, on Debian's server, is left out"; \
-	fi
+	@if [ ! -x $(DEBIAN) ] && [ "$$CI" = true ]; then echo "PostgreSQL 15 is missing: apt-get install postgresql-15"; exit 1; fi
+	@[ -x $(DEBIAN) ] || echo "PostgreSQL 15 is not installed: the tests on Debian's server are left out"
+	$(BIN)/pytest -n 4 --dist worksteal --postgres $$([ -x $(DEBIAN) ] && echo both || echo embedded) --cov --cov-report=term
 
 bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks

@@ -19,23 +19,27 @@ from migrations.upgrade import upgrade
 from tests.databases import DEBIAN, execute, with_name
 from tests.receiving import Local, receiving
 
+SERVERS = {"embedded": None, "debian": DEBIAN}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--postgres",
-        choices=("embedded", "debian"),
+        choices=(*SERVERS, "both"),
         default="embedded",
-        help="the server that tests run on: the embedded one, or Debian's PostgreSQL 15",
+        help="the server that tests run on: the embedded one, Debian's PostgreSQL 15, or one after the other",
     )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On another server only those tests run again that a server may answer differently."""
-    if config.getoption("postgres") == "embedded":
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """On another server those tests run again that a server may answer differently."""
+    if "server_programs" not in metafunc.fixturenames:
         return
-    again = [item for item in items if "server_url" in item.fixturenames and not item.get_closest_marker("any_server")]  # type: ignore[attr-defined]
-    config.hook.pytest_deselected(items=[item for item in items if item not in again])
-    items[:] = again
+    chosen = metafunc.config.getoption("postgres")
+    names = [name for name in SERVERS if chosen in (name, "both")]
+    if "embedded" in names and any(metafunc.definition.iter_markers("any_server")):
+        names = ["embedded"]
+    metafunc.parametrize("server_programs", names, indirect=True, scope="session")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
@@ -50,12 +54,17 @@ def settings_free() -> None:
 
 
 @pytest.fixture(scope="session")
-def server_url(settings_free: None, pytestconfig: pytest.Config, testrun_uid: str) -> Iterator[str]:
+def server_programs(settings_free: None, request: pytest.FixtureRequest) -> Path | None:
+    """The folder of the server's programs; None: those that come along."""
+    return SERVERS[request.param]
+
+
+@pytest.fixture(scope="session")
+def server_url(server_programs: Path | None, testrun_uid: str) -> Iterator[str]:
     """A server of this run's own; its processes share it, and the last one stops it."""
     # Not below pytest's own folder, which is 0700: as root the server runs as another user.
-    folder = Path(tempfile.gettempdir()) / f"hookd-tests-{os.geteuid()}-{testrun_uid[:12]}"
-    bin_folder = DEBIAN if pytestconfig.getoption("postgres") == "debian" else None
-    embedded = Embedded(folder, bin_folder)
+    folder = Path(tempfile.gettempdir()) / f"hookd-tests-{os.geteuid()}-{testrun_uid[:12]}-{server_programs is None:d}"
+    embedded = Embedded(folder, server_programs)
     with embedded.serve() as url:
         yield url
     if not (folder / "postgres" / "postmaster.pid").exists():

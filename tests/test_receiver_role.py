@@ -15,7 +15,7 @@ import pytest
 from chassis.database import Connection, Database, DatabaseError
 from chassis.embedded import Embedded
 from migrations.upgrade import upgrade
-from tests.databases import DEBIAN, execute
+from tests.databases import execute
 from tests.receiving import PATIENCE_SECONDS, receiving, row_of, stored
 
 ROLES = """
@@ -25,13 +25,12 @@ CREATE ROLE nobody LOGIN;
 
 
 @pytest.fixture(scope="module")
-def owner_url(server_url: str, pytestconfig: pytest.Config) -> Iterator[str]:
+def owner_url(server_programs: Path | None) -> Iterator[str]:
     """A server of this chapter's own beside the usual one: its roles may log in."""
-    bin_folder = DEBIAN if pytestconfig.getoption("postgres") == "debian" else None
     with tempfile.TemporaryDirectory(prefix="hookd-") as name:
         Path(name).chmod(0o755)  # as root the server runs as another user
         data = Path(name) / "data"
-        with Embedded(data, bin_folder).serve() as url:
+        with Embedded(data, server_programs).serve() as url:
             let_in(data / "postgres", "receiver", "nobody", "hookd_receiver")
             yield url
 
