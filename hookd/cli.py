@@ -20,6 +20,7 @@ COMMANDS = {
     "events": "List events.",
     "event": "Look at one event, or write its exact body.",
     "replay": "Set settled events back to new.",
+    "sources": "Who sends: register, change, rotate secrets, export and apply.",
     "verify": "Did the sender sign this? Judge a delivery by its bytes.",
     "psql": "psql on the very database hookd uses.",
     "settings": "Each setting with its value, origin and meaning.",

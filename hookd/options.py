@@ -27,6 +27,24 @@ def ago(value: str) -> timedelta | None:
     return timedelta(seconds=min(int(match[1]) * SECONDS[match[2]], SECONDS_MAX)) if match else None
 
 
+def in_units(length: timedelta) -> str:
+    """As `ago` reads it, in the largest unit that says it exactly."""
+    seconds = int(length.total_seconds())
+    unit = next((unit for unit in ("d", "h", "m") if seconds and seconds % SECONDS[unit] == 0), "s")
+    return f"{seconds // SECONDS[unit]}{unit}"
+
+
+class Duration(click.ParamType[timedelta]):
+    """`24h`, `7d`, `0s`."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if (length := value if isinstance(value, timedelta) else ago(str(value))) is None:
+            self.fail(f"{value!r}: expected a length of time such as 30m, 24h or 7d", param, ctx)
+        return length
+
+
 def moment(value: str) -> datetime:
     parsed = datetime.fromisoformat(value)
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
@@ -47,6 +65,20 @@ class Prefix(click.ParamType[str]):
 def ids_of(prefix: str) -> tuple[UUID, UUID]:
     """The least and the greatest id that begin so."""
     return UUID(prefix.ljust(32, "0")), UUID(prefix.ljust(32, "f"))
+
+
+class Pair(click.ParamType[tuple[str, str]]):
+    """`NAME: VALUE` or `NAME=VALUE`."""
+
+    def __init__(self, name: str, separator: str) -> None:
+        self.name = name
+        self._separator = separator
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, separator, rest = str(value).partition(self._separator)
+        if not separator or not name.strip():
+            self.fail(f"{value!r}: expected {self.name}", param, ctx)
+        return name.strip(), rest.strip() if self._separator == ":" else rest  # a prefix may end in a space
 
 
 class Text(click.ParamType[str]):

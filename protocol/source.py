@@ -1,5 +1,6 @@
 """A registered source: who sends there, how it is verified, and what is answered."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -19,6 +20,11 @@ SECRET = "secret"  # noqa: S105 - the name under which signing secrets are kept
 METHODS = ("POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS")
 SECRETS_MAX = 8  # at once; a rotation has two
 BODY_BYTES_LEAST = 1024
+COMMIT_SECONDS_MAX = 600
+ANSWER_BYTES_MAX, ANSWER_HEADERS_MAX = 64 * 1024, 32
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+HEADER_VALUE = re.compile(r"([\x21-\x7e\xa1-\xff]([\x20-\x7e\xa0-\xff]{0,2000}[\x21-\x7e\xa1-\xff])?)?")
+FRAMING = ("content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "date")
 WINDOW_SECONDS = 7 * 24 * 3600
 VERIFIED = "verified"
 FETCHING = ("aws-sns",)  # a receiver fetches nothing
@@ -149,17 +155,20 @@ class Draft:
             (self.duplicates in DUPLICATES, f"duplicates {self.duplicates!r}: one of {', '.join(DUPLICATES)}"),
             (self.methods, "methods: at least one"),
             (set(self.methods) <= set(METHODS), f"methods {', '.join(self.methods)}: some of {', '.join(METHODS)}"),
-            (fits(self.answer), "answer: a status of 200 to 299, for the event is stored; 204 has no body"),
             (
-                (self.body_bytes_max or BODY_BYTES_LEAST) >= BODY_BYTES_LEAST,
+                self.body_bytes_max is None or self.body_bytes_max >= BODY_BYTES_LEAST,
                 f"body_bytes_max: {BODY_BYTES_LEAST} at least",
             ),
-            (0 < (self.commit_timeout_seconds or 1) <= 600, "commit_timeout_seconds: more than 0, 600 at most"),
+            (
+                self.commit_timeout_seconds is None or 0 < self.commit_timeout_seconds <= COMMIT_SECONDS_MAX,
+                f"commit_timeout_seconds: more than 0, {COMMIT_SECONDS_MAX} at most",
+            ),
             (self.window_seconds > 0, "window_seconds: 1 at least"),
             (secrets <= SECRETS_MAX, f"{secrets} secrets: {SECRETS_MAX} at most"),
             (self.provider in PROVIDERS, f"provider {self.provider!r}: one of {', '.join(sorted(PROVIDERS))}"),
         )
-        faults = [fault for is_right, fault in checks if not is_right]
+        faults = [fault for is_right, fault in checks if not is_right] + faults_of_answer(self.answer)
+        faults += [f"option {name!r}: text without NUL" for name, value in self.options.items() if not is_text(value)]
         return faults + (self._faults_of_verification(secrets) if self.provider in PROVIDERS else [])
 
     def _faults_of_verification(self, secrets: int) -> list[str]:
@@ -177,9 +186,31 @@ class Draft:
         return provider.faults_of(self.options) + [fault for is_right, fault in checks if not is_right]
 
 
-def fits(answer: Success | None) -> bool:
-    """Whether it may be answered to what is stored."""
-    return answer is None or (200 <= answer.status <= 299 and not (answer.status == 204 and answer.body))
+def faults_of_answer(answer: Success | None) -> list[str]:
+    """What is wrong with an answer to what is stored; nothing where it is the provider's."""
+    if answer is None:
+        return []
+    body = answer.body or b""
+    faults = []
+    if not (200 <= answer.status <= 299 and answer.status != 205):
+        faults.append("answer: a status of 200 to 299 (not 205), for the event is stored")
+    if answer.status == 204 and body:
+        faults.append("answer: 204 has no body")
+    if len(body) > ANSWER_BYTES_MAX or b"\0" in body:
+        faults.append(f"answer: a body of text without NUL, of {ANSWER_BYTES_MAX} bytes at most")
+    if len(answer.headers) > ANSWER_HEADERS_MAX:
+        faults.append(f"answer: {ANSWER_HEADERS_MAX} headers at most")
+    for name, value in answer.headers:
+        if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
+            faults.append(f"answer: header {name!r}: a name, and a value of visible Latin characters and spaces")
+        elif name.lower() in FRAMING:
+            faults.append(f"answer: header {name!r} is the receiver's own")
+    return faults
+
+
+def is_text(value: str) -> bool:
+    """Whether it may stand in the table."""
+    return "\0" not in value and not any("\ud800" <= each <= "\udfff" for each in value)
 
 
 def verdict_text(verdict: Verdict) -> str:

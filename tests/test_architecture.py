@@ -28,8 +28,9 @@ DOORS = {
     "pydantic": {"*/settings.py"},
     "pydantic_settings": {"*/settings.py"},
     "cryptography": {"protocol/keys.py", "chassis/vault.py"},
-    "click": {"hookd/*.py", "hookd/commands/*.py"},
+    "click": {"hookd/*.py", "hookd/commands/*.py", "hookd/commands/sources/*.py"},
     "rich": {"hookd/*.py", "hookd/commands/*.py"},
+    "tomli_w": {"hookd/registry/file.py"},
     "uvloop": {"hookd/commands/*.py"},
     "uuid_utils": {"ingest/receiver.py"},
 }

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import click
 
 from chassis.settings import environment
-from hookd.options import moment
+from hookd.options import Pair, moment
 from protocol.hints import hints
 from protocol.providers import PROVIDERS
 from protocol.providers.provider import Provider
@@ -30,20 +30,6 @@ Examples:
 Give several --secret-file or --secret-env while a secret is being replaced: any of them will do.
 A line's end at the end of a secret's file is not part of the secret.
 """
-
-
-class Pair(click.ParamType[tuple[str, str]]):
-    """`NAME: VALUE` or `NAME=VALUE`."""
-
-    def __init__(self, name: str, separator: str) -> None:
-        self.name = name
-        self._separator = separator
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        name, separator, rest = str(value).partition(self._separator)
-        if not separator or not name.strip():
-            self.fail(f"{value!r}: expected {self.name}", param, ctx)
-        return name.strip(), rest.strip()
 
 
 @click.command(epilog=EPILOG)

@@ -217,6 +217,7 @@ BEGIN
 
     GRANT SELECT ON ALL TABLES IN SCHEMA hookd TO hookd_processor, hookd_reader;
     REVOKE SELECT ON hookd.secrets, hookd.receiver_sources, hookd.processor_sources FROM hookd_reader;
+    GRANT SELECT (source, number, name, added_at, expires_at) ON hookd.secrets TO hookd_reader;
     GRANT UPDATE (status, event_type, delivery_id, finished_at, due_at, held_by, attempts, claims, reason, verdict)
         ON hookd.events TO hookd_processor;
     GRANT INSERT ON hookd.attempts TO hookd_processor;
