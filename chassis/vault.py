@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from cryptography.fernet import Fernet
 
 FILE = "secret.key"
-FILE_BYTES_MAX = 64 * 1024  # a thousand keys and more
+FILE_BYTES_MAX = 64 * 1024
+KEYS_MAX = 1000  # they fit
 REMEMBERED_MAX = 1000  # a registry is read again after each change of it
 
 # `cryptography` is imported with the first secret: most processes have none, and it costs 40 ms.
@@ -53,18 +54,15 @@ class Vault:
         self._opened[sealed] = secret
         return secret
 
-    def renew(self, sealed: Collection[str]) -> None:
-        """Make a new first key in the file, and keep those that `sealed` or a running process may still need.
+    def renew(self) -> None:
+        """Make a new first key in the file. Raises VaultError where the setting has the keys.
 
-        Raises VaultError where the setting has the keys.
+        The former ones stay: running processes need them, a rekey that was cut off does, and so may another database's
+        secrets.
         """
         if self._given:
             raise VaultError("HOOKD_SECRET_KEY holds the keys: put a new one first, a comma between, then rekey")
-        former = self._current()
-        kept = [
-            key for n, key in enumerate(former) if n == 0 or any(self._open(each, [key]) is not None for each in sealed)
-        ]
-        self._write([_new_key(), *kept])
+        self._write([_new_key(), *self._current()][:KEYS_MAX])
 
     @property
     def is_given(self) -> bool:

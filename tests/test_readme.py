@@ -6,6 +6,7 @@ from asyncio import create_subprocess_exec
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -47,7 +48,9 @@ def test_every_command_exists() -> None:
     for line in shown:
         name, *words = line.split()[1:]
         assert name in COMMANDS, line
-        help_text = CliRunner().invoke(hookd, [name, "--help"]).output
+        command = hookd.get_command(click.Context(hookd), name)
+        path = [name, words[0]] if isinstance(command, click.Group) else [name]
+        help_text = CliRunner().invoke(hookd, [*path, "--help"]).output
         for option in (word for word in words if word.startswith("--")):
             assert option in help_text, line
 

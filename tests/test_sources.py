@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import tomllib
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from cryptography.fernet import Fernet
 from chassis.database import Connection
 from chassis.vault import FILE, Vault, VaultError
 from hookd.commands.sources import command
+from hookd.registry.plan import Fresh, Step
 from protocol.providers import PROVIDERS
-from protocol.source import SECRETS_MAX, Unsealable, source_of
+from protocol.providers.provider import Success
+from protocol.samples import credentials
+from protocol.source import SECRETS_MAX, Draft, Unsealable, source_of
 from tests.commands import HOOKD, SECONDS_MAX, Hookd, Ran, read
 from tests.factories import an_event
 
@@ -219,6 +223,83 @@ async def test_white_space_around_a_secret_is_kept_and_said(hookd: Hookd, connec
     ran = ok(hookd("sources", "add", "github", "--provider", "github", "--secret-file", "secret"))
     assert "warning: a secret begins or ends with white space" in ran.err
     assert await secrets_of(connection) == [(b" padded", False)]
+
+
+@pytest.mark.parametrize("provider", sorted(set(PROVIDERS) - {"none"}))
+def test_a_secret_of_the_right_kind_is_taken(provider: str) -> None:
+    """Of every provider: what its own sample is verified by is no fault, and what is no key of its kind is one."""
+    sender, at = PROVIDERS[provider], 1_760_000_000
+    assert sender.sample is not None
+    secret = credentials(sender, at).secret
+    draft = Draft("a", provider, options=dict(sender.sample.options))
+    right, wrong = (
+        Step("a", None, draft, Fresh((each,))).faults_of_keys() for each in (secret.encode(), b"-----BEGIN")
+    )
+    assert right == []
+    assert bool(wrong) == (provider in {"discord", "ed25519", "rfc9421", "sendgrid", "standard-webhooks"})
+    assert "BEGIN" not in "".join(wrong)
+
+
+async def test_a_key_that_cannot_be_read_is_refused(hookd: Hookd, connection: Connection) -> None:
+    """A public key that is none would fail every delivery: it is refused when it is given, and not shown."""
+    ran = hookd("sources", "add", "discord", "--provider", "discord", "--secret-file", "secret")
+    assert (ran.code, ran.err) == (2, "Error: secret: it cannot be read as the application's public key, hex\n")
+    assert await connection.fetchval("SELECT count(*) FROM hookd.sources") == 0
+
+
+# --- what may be registered -----------------------------------------------------------------------------------------
+
+
+GOOD = Draft("a", "none", "off")
+
+
+@pytest.mark.parametrize(
+    ("least", "good", "too_much"),
+    [
+        ({"body_bytes_max": 1023}, {"body_bytes_max": 1024}, {"body_bytes_max": 0}),
+        ({"commit_timeout_seconds": 0}, {"commit_timeout_seconds": 600}, {"commit_timeout_seconds": 600.1}),
+        ({"commit_timeout_seconds": -1}, {"commit_timeout_seconds": 0.1}, {"commit_timeout_seconds": float("nan")}),
+        ({"window_seconds": 0}, {"window_seconds": 1}, {"window_seconds": -1}),
+        ({"answer": Success(199)}, {"answer": Success(200)}, {"answer": Success(300)}),
+        ({"answer": Success(205)}, {"answer": Success(299)}, {"answer": Success(401)}),
+        ({"answer": Success(204, (), b"x")}, {"answer": Success(204)}, {"answer": Success(200, (), b"a\0")}),
+        (
+            {"answer": Success(200, (), b"x" * 65537)},
+            {"answer": Success(200, (), b"x" * 65536)},
+            {"answer": Success(200, (("A", "b"),) * 33)},
+        ),
+        (
+            {"answer": Success(200, (("A b", "c"),))},
+            {"answer": Success(200, (("A", "ü"),))},
+            {"answer": Success(200, (("A", "☃"),))},
+        ),
+        (
+            {"answer": Success(200, (("A", "b\n"),))},
+            {"answer": Success(200, (("A", ""),))},
+            {"answer": Success(200, (("", "b"),))},
+        ),
+        (
+            {"answer": Success(200, (("A", "b\x7f"),))},
+            {"answer": Success(200, (("A", "b c"),))},
+            {"answer": Success(200, (("A", " b"),))},
+        ),
+        ({"methods": ()}, {"methods": ("POST", "GET")}, {"methods": ("post",)}),
+        ({"name": "A"}, {"name": "a" * 64}, {"name": "a" * 65}),
+        ({"name": ""}, {"name": "0._-"}, {"name": "a\n"}),
+    ],
+)
+def test_the_bounds_of_a_source(least: dict[str, Any], good: dict[str, Any], too_much: dict[str, Any]) -> None:
+    """Each value is taken up to its bound, and beyond it is a fault."""
+    assert replace(GOOD, **good).faults(0) == []
+    assert len(replace(GOOD, **least).faults(0)) == 1
+    assert len(replace(GOOD, **too_much).faults(0)) == 1
+
+
+@pytest.mark.parametrize("value", ["a\0b", "\ud800"])
+def test_what_the_table_cannot_hold_is_a_fault(value: str) -> None:
+    """An option that PostgreSQL would refuse is said by its name."""
+    draft = replace(GOOD, provider="hmac", mode="deferred", options={"prefix": value})
+    assert "option 'prefix': text without NUL" in draft.faults(1)
 
 
 # --- the prompt -----------------------------------------------------------------------------------------------------

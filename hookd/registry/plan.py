@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 
 from hookd.options import in_units
 from protocol.providers import PROVIDERS
+from protocol.samples import credentials, sample_delivery
+from protocol.signature import Refused, judge
 from protocol.source import SECRET, SECRETS_MAX, Draft
 
 Action: TypeAlias = Literal["add", "change", "remove", "unchanged"]
@@ -15,6 +17,8 @@ Field: TypeAlias = tuple[str, str, str]  # its name, what was, what will be
 OVERLAP = timedelta(hours=24)
 SECRET_BYTES_MAX = 16 * 1024
 HIDDEN = "(sealed)"
+TOKEN_OR_KEY = ("gitlab",)  # what is no key is a token
+ANY_TIME = 1_760_000_000
 
 
 class Faults(Exception):
@@ -142,6 +146,15 @@ class Step:
         hidden = {each.name for each in kept if each.name != SECRET} | set(self.fresh.options)
         return faults_of(self.draft, count, hidden, limits)
 
+    def faults_of_keys(self) -> list[str]:
+        """New secrets that are no key of the provider's kind: nothing could ever be verified by them."""
+        wrong = self.draft and any(is_no_key(self.draft, secret) for secret in self.fresh.secrets)
+        return (
+            [f"secret: it cannot be read as {PROVIDERS[self.draft.provider].credential}"]
+            if self.draft and wrong
+            else []
+        )
+
     def _secrets(self) -> Sequence[Field]:
         fresh, ending = len(self.fresh.secrets), len(self.ending())
         before = f"{len(self.former.good)}" if self.former else ""
@@ -163,6 +176,21 @@ def faults_of(draft: Draft, secrets: int, hidden: set[str], limits: Limits) -> l
     if (draft.body_bytes_max or 0) > limits.body_bytes_max:
         faults.append(f"body_bytes_max: {limits.body_bytes_max} at most (HOOKD_BODY_BYTES_MAX)")
     return faults
+
+
+def is_no_key(draft: Draft, secret: bytes) -> bool:
+    """Whether a delivery that its sender did sign is refused for the secret itself, not for its signature."""
+    provider = PROVIDERS.get(draft.provider)
+    sample = provider.sample if provider else None
+    if provider is None or sample is None or sample.key == "rsa" or draft.provider in TOKEN_OR_KEY:
+        return False
+    options = {**sample.options, **draft.options}
+    try:
+        sent = sample_delivery(provider, credentials(provider, ANY_TIME).key, ANY_TIME, options=options)
+    except ValueError:  # the sample's key is of another kind than the source's options say
+        return False
+    verdict = judge(provider, sent, [secret], ANY_TIME, options=options)
+    return isinstance(verdict, Refused) and verdict.check == "secret"
 
 
 def faults_of_fresh(fresh: Fresh) -> list[str]:

@@ -27,6 +27,7 @@ from protocol.source import WINDOW_SECONDS, Draft
 
 
 @click.command(
+    short_help="Register a source.",
     epilog="""\b
 Examples:
   hookd sources add github --provider github              asks for the secret
@@ -45,7 +46,7 @@ Modes:
 Duplicates are looked for among verified events (verified), all, or none.
 Of several secrets the first is the current one; each is good.
 A line's end at the end of a file is not part of the secret.
-"""
+""",
 )
 @click.argument("name", type=Text())
 @taking((*SOURCE, *SECRETS))
@@ -65,7 +66,7 @@ def add(
     draft = a_new_draft(name, given["provider"], min(WINDOW_SECONDS, limits.window_seconds), given)
     asked = to_ask(draft, fresh)
     as_if = with_asked(fresh, dict.fromkeys(asked, b"*"))
-    faults += Step(name, None, draft, as_if).faults(limits)
+    faults += Step(name, None, draft, as_if).faults(limits) + Step(name, None, draft, fresh).faults_of_keys()
     if asked and not asking.can_ask():
         faults += [f"a secret is needed, {what}: {HOW[bool(option)]}" for option, what in asked.items()]
     if faults:
@@ -128,6 +129,7 @@ def say_setup(draft: Draft, configuration: Configuration) -> None:
 
 
 @click.command(
+    short_help="Change what is said of a source.",
     epilog="""\b
 Examples:
   hookd sources edit github --mode edge
@@ -137,7 +139,7 @@ Examples:
 \b
 The word default, as a value of --answer-status, --body-bytes-max and --commit-timeout, takes back what was said.
 --method and --answer-header take the place of all that there were. Secrets stay; see: hookd sources rotate.
-"""
+""",
 )
 @click.argument("name", type=Text())
 @taking(SOURCE)
@@ -158,6 +160,7 @@ def edit(name: str, option_files: tuple[tuple[str, Path], ...], **given: Any) ->
 
 
 @click.command(
+    short_help="Give a source a new secret.",
     epilog="""\b
 Examples:
   hookd sources rotate github                               asks for the new secret
@@ -167,7 +170,7 @@ Examples:
 \b
 The new secret is current at once. The old ones are good for what is received until the overlap ends, and what was
 received before then stays judged by them.
-"""
+""",
 )
 @click.argument("name", type=Text())
 @taking(SECRETS)
@@ -209,11 +212,12 @@ def in_time(length: timedelta) -> str:
 
 
 @click.command(
+    short_help="Forget a source and its secrets.",
     epilog="""\b
 Examples:
   hookd sources remove github
   hookd sources remove github --yes
-"""
+""",
 )
 @click.argument("name", type=Text())
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -25,11 +25,12 @@ SIGNS = {"add": "+", "change": "~", "remove": "-", "unchanged": "="}
 
 
 @click.command(
+    short_help="Write every source into a file.",
     epilog="""\b
 Examples:
   hookd sources export sources.toml
   hookd sources export | less
-"""
+""",
 )
 @click.argument("file", default="-", type=click.Path(path_type=Path, allow_dash=True))
 def export(file: Path) -> None:
@@ -43,6 +44,7 @@ def export(file: Path) -> None:
 
 
 @click.command(
+    short_help="Make the registry what a file says.",
     epilog="""\b
 Examples:
   hookd sources apply sources.toml --dry-run
@@ -57,7 +59,7 @@ A source in the file:
   option_file.NAME = "file"          for an option that is a secret; or option_env.NAME
 What is not said of a source has its default. Secrets that are not named stay; one that is named and is the
 source's already is no change.
-"""
+""",
 )
 @click.argument("file", type=click.File("rb"))
 @click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing.")
@@ -156,13 +158,14 @@ def tally(steps: Sequence[Step]) -> str:
 
 
 @click.command(
+    short_help="Seal every secret anew.",
     epilog="""\b
 Examples:
   hookd sources rekey
   HOOKD_SECRET_KEY="$NEW,$OLD" hookd sources rekey
 
 \b
-With a key file (secret.key in the data folder) a new key is made, and the former one kept in the file, so that
+With a key file (secret.key in the data folder) a new key is made, and the former ones kept in the file, so that
 whatever runs goes on. With HOOKD_SECRET_KEY:
   1. make a key:   python -c 'import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())'
   2. set NEW,OLD for every receiver and processor, and restart them
@@ -170,7 +173,7 @@ whatever runs goes on. With HOOKD_SECRET_KEY:
   4. set NEW alone
 Is the old key lost, nothing it sealed can be had back: --drop-unreadable deletes that, and hookd sources rotate
 gives those sources new secrets.
-"""
+""",
 )
 @click.option("--drop-unreadable", is_flag=True, help="Delete the secrets whose key is lost.")
 @click.option("--yes", is_flag=True, help="Do not ask before something is deleted.")
@@ -194,7 +197,7 @@ def rekey(drop_unreadable: bool, yes: bool) -> None:
                     "(hookd sources rekey --help)"
                 )
             if not vault.is_given:
-                vault.renew([each.sealed for _, each in kept])
+                vault.renew()
             count = len(kept) - len(unreadable)
             return [
                 Resealed(name, each.number, vault.seal(secret) if (secret := opened[each.number]) is not None else None)

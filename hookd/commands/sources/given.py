@@ -53,7 +53,9 @@ SOURCE = (
     ),
     click.option("--method", "methods", multiple=True, metavar="M", help="Stored; POST alone where none is named."),
     click.option("--answer-status", type=OrDefault(click.INT), metavar="N", help="To what is stored; or: default."),
-    click.option("--answer-header", "answer_headers", multiple=True, type=Pair("'Name: value'", ":")),
+    click.option(
+        "--answer-header", "answer_headers", multiple=True, type=Pair("'Name: value'", ":"), help="Of that answer."
+    ),
     click.option("--answer-body", type=Text(), help="In the place of the row's id."),
     click.option("--body-bytes-max", type=OrDefault(click.INT), metavar="N", help="Or: default."),
     click.option("--duplicates", type=Text(), metavar="WHICH", help=f"Which are looked for: {', '.join(DUPLICATES)}."),

@@ -18,6 +18,7 @@ from protocol.source import deadline_seconds
 
 @click.command(
     "list",
+    short_help="The registered sources.",
     epilog="""\b
 Examples:
   hookd sources list
@@ -56,11 +57,12 @@ def table(sources: Any) -> Table:
 
 
 @click.command(
+    short_help="All that is known of a source but its secrets.",
     epilog="""\b
 Examples:
   hookd sources show github
   hookd sources show github --json | jq .secrets
-"""
+""",
 )
 @click.argument("name", type=Text())
 @click.option("--json", "is_json", is_flag=True, help="One JSON object.")
@@ -114,11 +116,12 @@ def in_json(source: Registered) -> dict[str, Any]:
 
 
 @click.command(
+    short_help="The senders hookd knows, and their secrets' names.",
     epilog="""\b
 Examples:
   hookd sources providers
   hookd sources providers --json | jq -r .provider
-"""
+""",
 )
 @click.option("--json", "is_json", is_flag=True, help="One JSON object a provider.")
 def providers(is_json: bool) -> None:
