@@ -54,6 +54,10 @@ class Vault:
         self._opened[sealed] = secret
         return secret
 
+    def check(self) -> None:
+        """Raises VaultError where the keys cannot be used; that there are none yet is no fault."""
+        self._fernets(self._current())
+
     def renew(self) -> None:
         """Make a new first key in the file. Raises VaultError where the setting has the keys.
 

@@ -764,6 +764,18 @@ async def test_what_cannot_be_read_is_named_and_may_be_dropped(hookd: Hookd, con
     ok(other("sources", "rotate", "github", "--secret-file", "other"))
 
 
+async def test_a_key_that_cannot_be_used_drops_nothing(hookd: Hookd, connection: Connection, tmp_path: Path) -> None:
+    """Where the key file is there and refused, secrets are not taken for lost ones, and the reason is said."""
+    keyless = hookd.having(HOOKD_SECRET_KEY="", HOOKD_DATA_DIR=str(tmp_path / "data"))
+    await a_source(keyless)
+    (tmp_path / "data" / FILE).chmod(0o644)
+    for arguments in ("rekey --drop-unreadable --yes", "rotate github --secret-file other"):
+        ran = keyless("sources", *arguments.split())
+        assert (ran.code, ran.out) == (1, "")
+        assert "can be read by others than its owner: chmod 600" in ran.err
+    assert await connection.fetchval("SELECT count(*) FROM hookd.secrets") == 1
+
+
 async def test_a_key_that_is_none_is_one_line(hookd: Hookd, connection: Connection) -> None:
     """HOOKD_SECRET_KEY that is no key is named, its value is not, and nothing is registered."""
     ran = hookd.having(HOOKD_SECRET_KEY="hunter2")(

@@ -187,6 +187,7 @@ def rekey(drop_unreadable: bool, yes: bool) -> None:
 
         def decide(known: Known) -> list[Resealed]:
             nonlocal count
+            vault.check()
             kept = [(name, each) for name, source in known.items() for each in source.kept]
             opened = {each.number: open_session.unsealed(each.sealed) for _, each in kept}
             unreadable = [name for name, each in kept if opened[each.number] is None]

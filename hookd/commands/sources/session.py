@@ -96,6 +96,7 @@ class Session:
 
     def _check_key(self, known: Known) -> None:
         """What another key sealed is read elsewhere by that key: what ours sealed would be unreadable there."""
+        self.vault.check()
         sealed = [each.sealed for source in known.values() for each in source.kept]
         if sealed and all(self.unsealed(each) is None for each in sealed):
             raise VaultError(
