@@ -147,7 +147,10 @@ class Step:
         return faults_of(self.draft, count, hidden, limits)
 
     def faults_of_keys(self) -> list[str]:
-        """New secrets that are no key of the provider's kind: nothing could ever be verified by them."""
+        """New secrets that are no key of the provider's kind: nothing could ever be verified by them.
+
+        Asked of a source that has no other fault.
+        """
         wrong = self.draft and any(is_no_key(self.draft, secret) for secret in self.fresh.secrets)
         return (
             [f"secret: it cannot be read as {PROVIDERS[self.draft.provider].credential}"]

@@ -66,7 +66,7 @@ def add(
     draft = a_new_draft(name, given["provider"], min(WINDOW_SECONDS, limits.window_seconds), given)
     asked = to_ask(draft, fresh)
     as_if = with_asked(fresh, dict.fromkeys(asked, b"*"))
-    faults += Step(name, None, draft, as_if).faults(limits) + Step(name, None, draft, fresh).faults_of_keys()
+    faults += Step(name, None, draft, as_if).faults(limits) or Step(name, None, draft, fresh).faults_of_keys()
     if asked and not asking.can_ask():
         faults += [f"a secret is needed, {what}: {HOW[bool(option)]}" for option, what in asked.items()]
     if faults:

@@ -134,6 +134,6 @@ def one_of(known: Known, name: str) -> Registered:
 
 def check(steps: Sequence[Step], limits: Limits) -> None:
     """Raises Faults, with the faults of all; each names its source where there are several."""
-    faults = [(step.name, fault) for step in steps for fault in step.faults(limits) + step.faults_of_keys()]
+    faults = [(step.name, fault) for step in steps for fault in step.faults(limits) or step.faults_of_keys()]
     if faults:
         raise Faults([f"{name}: {fault}" if len(steps) > 1 else fault for name, fault in faults])
