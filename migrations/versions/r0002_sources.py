@@ -218,7 +218,7 @@ BEGIN
     GRANT SELECT ON ALL TABLES IN SCHEMA hookd TO hookd_processor, hookd_reader;
     REVOKE SELECT ON hookd.secrets, hookd.receiver_sources, hookd.processor_sources FROM hookd_reader;
     GRANT SELECT (source, number, name, added_at, expires_at) ON hookd.secrets TO hookd_reader;
-    GRANT UPDATE (status, event_type, delivery_id, finished_at, due_at, held_by, attempts, claims, reason, verdict)
+    GRANT UPDATE (status, event_type, delivery_id, finished_at, due_at, held_by, attempts, claims, reason, verdict, replayed)
         ON hookd.events TO hookd_processor;
     GRANT INSERT ON hookd.attempts TO hookd_processor;
     GRANT INSERT, UPDATE, DELETE ON hookd.deliveries, hookd.counts, hookd.maintenance TO hookd_processor;
