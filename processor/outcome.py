@@ -42,6 +42,8 @@ class Ending:
 
 
 PROCESSED = Outcome("processed")
+PROBED = Outcome("processed", "probe: no handler runs", attempted=False)
+CONFIRMED = Outcome("processed", "confirmed the subscription", attempted=False)
 RETURNED = Ending("returned")
 HOLDER_DIED = Ending("died", DIED)
 
@@ -107,6 +109,16 @@ def unhandled(
     if age_seconds < kept_seconds:
         return handed_back(claims, HANDED_BACK_SECONDS)
     return Outcome("failed", _reason(f"no handler for source {source!r}"), attempted=False)
+
+
+def unverified(verdict: str) -> Outcome:
+    """It failed a check: no handler is run."""
+    return Outcome("failed", _reason(f"unverified: {verdict}"), attempted=False)
+
+
+def duplicate(of: object) -> Outcome:
+    """Another event of the same delivery is handled, or was: no handler is run."""
+    return Outcome("processed", f"duplicate of {of}", attempted=False)
 
 
 def _reason(text: str) -> str:

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import asyncpg
+import orjson
 
 from chassis.database import (
     DATA_ERRORS,
@@ -71,7 +72,8 @@ UPDATE hookd.events e
        reason = CASE WHEN fit.died THEN '{DIED}' ELSE e.reason END
   FROM fit
  WHERE e.id = fit.id AND e.id = ANY(ARRAY(SELECT id FROM fit))
-RETURNING e.id, e.claims, e.attempts, fit.died, e.reason, fit.bytes, e.source, e.event_type, e.delivery_id,
+RETURNING (SELECT revision FROM hookd.registry WHERE one) AS revision, e.id, e.claims, e.attempts, fit.died, e.reason,
+          fit.bytes, e.source, e.event_type, e.delivery_id, e.verdict, e.replayed,
           date_part('epoch', e.received_at) AS received_epoch, date_part('epoch', now() - e.received_at) AS age_seconds,
           date_part('epoch', now() - fit.due_at) AS waited_seconds, e.method, e.target, e.headers,
           CASE WHEN fit.bytes <= {BODY_INLINE_BYTES_MAX} THEN e.payload END AS payload
@@ -102,10 +104,16 @@ WITH settled AS (
          reason = CASE r.status WHEN 'new' THEN coalesce(r.reason, e.reason) ELSE r.reason END,
          attempts = e.attempts - r.refund,
          due_at = CASE r.status WHEN 'new' THEN now() + make_interval(secs => r.delay) ELSE e.due_at END,
-         finished_at = CASE r.status WHEN 'new' THEN NULL ELSE now() END
-    FROM unnest($1::uuid[], $2::int[]) AS s(id, number)
-    JOIN unnest($3::int[], $4::bool[], $5::text[], $6::text[], $7::text[], $8::float8[], $9::int[], $10::text[])
-         WITH ORDINALITY AS r(claims, noted, label, status, reason, delay, refund, traceback, number) USING (number)
+         finished_at = CASE r.status WHEN 'new' THEN NULL ELSE now() END,
+         verdict = coalesce(r.verdict, e.verdict),
+         event_type = coalesce(r.event_type, e.event_type),
+         delivery_id = coalesce(s.delivery_id, e.delivery_id)
+    FROM unnest($1::uuid[], $2::int[], $3::text[]) AS s(id, number, delivery_id) -- $3 may be shorter: then it is null
+    JOIN unnest($4::int[], $5::bool[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::float8[],
+                $12::int[], $13::text[])
+         WITH ORDINALITY
+         AS r(claims, noted, label, event_type, verdict, status, reason, delay, refund, traceback, number)
+         USING (number)
    WHERE e.id = s.id AND e.id = ANY($1) AND e.claims = r.claims AND e.status = 'new' AND e.held_by IS NOT NULL
   RETURNING e.id, e.claims, e.attempts AS attempt, e.status, e.received_at, r.reason, r.traceback, r.noted, r.label),
 noted AS (
@@ -120,6 +128,35 @@ counted AS (
    ORDER BY 1, 2, 3
   ON CONFLICT (day, source, status) DO UPDATE SET events = c.events + excluded.events)
 SELECT id FROM unnest($1) AS s(id) EXCEPT SELECT id FROM settled
+"""
+
+SOURCES = """
+SELECT r.revision, s.* FROM hookd.registry r LEFT JOIN hookd.processor_sources s ON true WHERE r.one
+"""
+
+# Whose a delivery is: the first one's; that of the same event again; of a copy, once its owner failed or the window is
+# over; of one that was replayed ($5), whoever had it. All that decide lock the keys in the same order.
+DECIDE = """
+WITH asked AS (
+  SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::float8[]) AS a(source, key, event_id, seconds)),
+one AS (
+  SELECT DISTINCT ON (source, key) source, key, event_id, seconds
+    FROM asked
+   ORDER BY source, key, event_id = ANY($5::uuid[]) DESC, event_id),
+won AS (
+  INSERT INTO hookd.deliveries AS d (source, key, event_id, expires_at)
+  SELECT source, key, event_id, now() + make_interval(secs => seconds) FROM one ORDER BY source, key
+  ON CONFLICT (source, key) DO UPDATE
+     SET (event_id, expires_at) = (
+         SELECT excluded.event_id, excluded.expires_at
+          WHERE d.expires_at < now()
+             OR excluded.event_id = ANY($5)
+             OR EXISTS (SELECT FROM hookd.events e WHERE e.id = d.event_id AND e.status = 'failed')
+         UNION ALL
+         SELECT d.event_id, d.expires_at
+         LIMIT 1)
+  RETURNING d.source, d.key, d.event_id)
+SELECT a.event_id AS id, w.event_id AS owner FROM asked a JOIN won w USING (source, key)
 """
 
 FORGET = """
@@ -137,18 +174,50 @@ SELECT extract(epoch FROM due_at - now())::float8
 """
 
 
+class Found(NamedTuple):
+    """What the processor found out about an event that its row does not say yet."""
+
+    event_type: str | None = None
+    delivery_id: str | None = None
+    verdict: str | None = None
+
+
+NOTHING_FOUND = Found()
+
+
 @dataclass(slots=True, eq=False)
 class Claimed:
-    """A row this process holds. `lease_until` is in the monotonic clock."""
+    """A row this process holds. `lease_until` is in the monotonic clock; `unsifted`: to be judged before its run."""
 
     row: Any
     lease_until: float
     id: UUID = field(init=False)
     missed_renewals: int = 0
     lost: bool = False
+    unsifted: bool = False
+    found: Found = NOTHING_FOUND
 
     def __post_init__(self) -> None:
         self.id = self.row["id"]
+
+    def learn(self, found: Found) -> None:
+        """Know the names that were found as if the row had said them; the settle writes what was found."""
+        self.found = found
+        event_type, delivery_id, _ = found
+        if event_type is not None or delivery_id is not None:
+            row = self.row
+            names = {"event_type": event_type or row["event_type"], "delivery_id": delivery_id or row["delivery_id"]}
+            self.row = {**row, **names}
+
+
+class Contender(NamedTuple):
+    """An event that asks to be its delivery's owner. `insists`: it was replayed."""
+
+    source: str
+    key: str
+    event_id: UUID
+    window_seconds: float
+    insists: bool
 
 
 class Settlement(NamedTuple):
@@ -216,6 +285,21 @@ class Store:
         )
         return value
 
+    async def sources(self) -> tuple[int, list[dict[str, Any]]]:
+        """The registry's revision, and the sources as they are at it."""
+        records = await self._run(self._side, lambda connection: connection.fetch(SOURCES))
+        return records[0]["revision"], [_decoded(record) for record in records if record["name"] is not None]
+
+    async def decide(self, contenders: Sequence[Contender], lane: int | None = None) -> dict[UUID, UUID]:
+        """Who owns the delivery of each of these events, decided and committed."""
+        insisting = [each.event_id for each in contenders if each.insists]
+        sources, keys, ids, windows, _ = map(list, zip(*contenders, strict=True))
+        link = self._side if lane is None else self._claiming[lane]
+        records = await self._run(
+            link, lambda connection: connection.fetch(DECIDE, sources, keys, ids, windows, insisting)
+        )
+        return {record["id"]: record["owner"] for record in records}
+
     async def settle(self, settlements: Sequence[Settlement], lane: int = 0) -> set[UUID]:
         """Write the outcomes; returns the ids that the fence let through. Raises Unavailable."""
         try:
@@ -229,6 +313,7 @@ class Store:
     async def _settle_unrecordable(self, settlement: Settlement, error: Exception, lane: int) -> set[UUID]:
         log.error("event.unrecordable", id=str(settlement.claimed.id), reason=str(error))
         outcome = Outcome("failed", f"could not be recorded: {type(error).__name__}")
+        settlement.claimed.found = NOTHING_FOUND
         plain = Settlement(settlement.claimed, outcome, False, settlement.label)
         return await self._run(self._settling[lane], lambda connection: _settle(connection, [plain]))
 
@@ -262,6 +347,11 @@ class Store:
         )
         return done
 
+    async def forget_refused(self, older_than: timedelta, rows_max: int) -> int | None:
+        """Delete what was refused at the edge that long ago, `rows_max` at most; how many there were."""
+        done: int | None = await self._under_lock("SELECT hookd.forget_refused($1, $2)", older_than, rows_max)
+        return done
+
     async def step_succeeded(self, step: str, detail: str) -> None:
         """Note the time of a maintenance step's success."""
         await self._column(
@@ -286,12 +376,12 @@ class Store:
         records = await self._run(self._side, lambda connection: connection.fetch(sql, *arguments))
         return [record[0] for record in records]
 
-    async def _under_lock(self, sql: str, argument: object) -> Any:
+    async def _under_lock(self, sql: str, *arguments: object) -> Any:
         async def work(connection: Connection) -> Any:
             async with connection.transaction():
                 if not await connection.fetchval("SELECT pg_try_advisory_xact_lock(hashtext('hookd.maintenance'))"):
                     return None
-                return await connection.fetchval(sql, argument)
+                return await connection.fetchval(sql, *arguments)
 
         try:
             return await self._run(self._side, _busy_is_none(work))
@@ -365,14 +455,25 @@ async def greet(connection: Connection) -> None:
 
 async def _settle(connection: Connection, settlements: Sequence[Settlement]) -> set[UUID]:
     # Most rows of a batch end alike: what became of them is sent once, and each row names it by its number.
-    numbers: dict[tuple[int, bool, str, Outcome], int] = {}
-    ids, numbered = [], []
+    numbers: dict[tuple[int, bool, str, str | None, str | None, Outcome], int] = {}
+    ids, numbered, deliveries = [], [], []
     for claimed, outcome, noted, label in settlements:
+        event_type, delivery_id, verdict = claimed.found
         ids.append(claimed.id)
-        numbered.append(numbers.setdefault((claimed.row["claims"], noted, label, outcome), len(numbers) + 1))
+        deliveries.append(delivery_id)
+        ended = (claimed.row["claims"], noted, label, event_type, verdict, outcome)
+        numbered.append(numbers.setdefault(ended, len(numbers) + 1))
     columns = zip(*((*rest, *outcome[:-1]) for *rest, outcome in numbers), strict=True)
-    kept_out = await connection.fetch(SETTLE, ids, numbered, *map(list, columns))
+    named = deliveries if any(deliveries) else []
+    kept_out = await connection.fetch(SETTLE, ids, numbered, named, *map(list, columns))
     return set(ids).difference(record["id"] for record in kept_out)
+
+
+def _decoded(record: asyncpg.Record) -> dict[str, Any]:
+    decoded = dict(record)
+    for name in ("options", "answer", "secrets"):
+        decoded[name] = orjson.loads(decoded[name]) if decoded[name] is not None else None
+    return decoded
 
 
 def _busy_is_none(work: Callable[[Connection], Any]) -> Callable[[Connection], Any]:
@@ -388,4 +489,4 @@ async def _nothing(_: Connection) -> None:
     return None
 
 
-__all__ = ["Claimed", "DatabaseError", "Renewer", "Settlement", "Store", "Unavailable", "listen"]
+__all__ = ["Claimed", "Contender", "DatabaseError", "Found", "Renewer", "Settlement", "Store", "Unavailable", "listen"]

@@ -24,7 +24,7 @@ from processor.outcome import (
     gave_up,
     handed_back,
 )
-from processor.store import BODY_INLINE_BYTES_MAX, Claimed, Renewer, Settlement, Store
+from processor.store import BODY_INLINE_BYTES_MAX, Claimed, Found, Renewer, Settlement, Store
 from rig import seed
 from tests.factories import an_event, at, counts, events, row_of
 
@@ -198,6 +198,18 @@ async def test_a_locked_row_is_passed_over(store: Store, connection: Connection)
     async with connection.transaction():
         await connection.execute("SELECT FROM hookd.events WHERE id = $1 FOR UPDATE", locked)
         assert ids(await claim(store)) == [free]
+
+
+async def test_what_comes_with_a_claim(store: Store, connection: Connection) -> None:
+    """A claim says at which revision of the registry it was made, and what is known of the event's judgement."""
+    event_id = await an_event(connection)
+    await connection.execute("UPDATE hookd.events SET verdict = 'verified', replayed = true")
+    await connection.execute("INSERT INTO hookd.sources (name) VALUES ('demo')")
+    revision = await connection.fetchval("SELECT revision FROM hookd.registry")
+    (claimed,) = await claim(store)
+    told = claimed.row
+    assert (told["id"], told["revision"], told["verdict"], told["replayed"]) == (event_id, revision, "verified", True)
+    assert (await store.sources())[0] == revision > 0
 
 
 # Renew
@@ -494,6 +506,46 @@ async def test_one_drain_at_a_time(store: Store, database: Database) -> None:
         while not await other.only_drain():
             pass
     await other.close()
+
+
+async def test_what_was_found_is_written(store: Store, connection: Connection) -> None:
+    """A settle writes the names and the verdict that were found, each to its own row, also where the row stays new."""
+    for minutes in range(5, 0, -1):
+        await an_event(connection, event_type="there", delivery_id="there", due=f"{minutes} minutes ago")
+    claimed = await claim(store)
+    founds = [
+        Found(),
+        Found("push", "a", "verified"),
+        Found("push", "b", "verified"),
+        Found(None, None, "signature: it does not fit"),
+        Found("star"),
+    ]
+    for each, found in zip(claimed, founds, strict=True):
+        each.learn(found)
+    outcomes = [PROCESSED, PROCESSED, RETRIED, FAILED, handed_back(1)]
+    settled = await store.settle([settlement(*pair) for pair in zip(claimed, outcomes, strict=True)])
+    assert settled == set(ids(claimed))
+    rows = [await row_of(connection, each.id) for each in claimed]
+    assert [(row["event_type"], row["delivery_id"], row["verdict"]) for row in rows] == [
+        ("there", "there", None),
+        ("push", "a", "verified"),
+        ("push", "b", "verified"),
+        ("there", "there", "signature: it does not fit"),
+        ("star", "there", None),
+    ]
+    assert [(each.row["event_type"], each.row["delivery_id"]) for each in claimed] == [
+        (row["event_type"], row["delivery_id"]) for row in rows
+    ]
+
+
+async def test_a_verdict_outlives_the_next_claim(store: Store, connection: Connection) -> None:
+    """A row that was handed back keeps its verdict when it is settled by one who found nothing."""
+    event_id = await an_event(connection)
+    (claimed,) = await claim(store)
+    claimed.learn(Found(verdict="verified"))
+    await store.settle([settlement(claimed, handed_back(1))])
+    await store.settle([settlement(each) for each in await claim(store)])
+    assert (await row_of(connection, event_id))["verdict"] == "verified"
 
 
 # Plans
