@@ -1,4 +1,4 @@
-"""Days made ahead, old days dropped, expired keys deleted: small steps that may fail without stopping anything."""
+"""Days made ahead, old days dropped, expired keys and refusals deleted: small steps that may fail, stopping nothing."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,6 +12,7 @@ from processor.store import Store
 EVERY_SECONDS = 600.0
 DAYS_AHEAD = 14
 KEYS_A_STEP = 1000
+REFUSED_A_STEP = 200  # each has a body
 TRIES = 20
 PAUSE_SECONDS = 0.25  # between tries for a lock: whoever waits behind our DDL waits 100 ms at most, and seldom
 
@@ -23,9 +24,12 @@ log = get_logger()
 class Maintenance:
     """Idempotent; of many processors each step is done by one."""
 
-    def __init__(self, store: Store, *, retention_days: int, pause_seconds: float = PAUSE_SECONDS) -> None:
+    def __init__(
+        self, store: Store, *, retention_days: int, refused_hours: float = 24.0, pause_seconds: float = PAUSE_SECONDS
+    ) -> None:
         self._store = store
         self._retention_days = retention_days
+        self._refused_for = timedelta(hours=refused_hours)
         self._pause_seconds = pause_seconds
         self._bell = asyncio.Event()
 
@@ -41,7 +45,13 @@ class Maintenance:
 
     async def run(self) -> None:
         """All steps once."""
-        for step, work in (("days", self.make_days), ("retention", self.drop_days), ("keys", self.forget_keys)):
+        steps = (
+            ("days", self.make_days),
+            ("retention", self.drop_days),
+            ("keys", self.forget_keys),
+            ("refused", self.forget_refused),
+        )
+        for step, work in steps:
             try:
                 detail = await work()
                 if detail is not None:
@@ -79,6 +89,13 @@ class Maintenance:
         """Expired delivery keys, in small batches."""
         forgotten = 0
         while count := await self._store.forget_deliveries(KEYS_A_STEP):
+            forgotten += count
+        return f"{forgotten} forgotten"
+
+    async def forget_refused(self) -> str | None:
+        """What was refused at the edge long ago, in small batches."""
+        forgotten = 0
+        while count := await self._store.forget_refused(self._refused_for, REFUSED_A_STEP):
             forgotten += count
         return f"{forgotten} forgotten"
 

@@ -40,6 +40,9 @@ class ProcessorSettings(Settings):
         le=3650,
         description="older days are dropped once their events are settled; at least 5: a chain of retries takes 76 h",
     )
+    refused_hours: float = Field(
+        default=24.0, gt=0, le=8760, description="how long a request that was refused at the edge is kept"
+    )
     record_attempts: Literal["failed", "all"] = Field(
         default="failed", description="attempts that get a row in hookd.attempts"
     )

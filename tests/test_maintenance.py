@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from uuid import UUID
 
 import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
 from chassis.database import Connection, Database
-from processor.maintenance import KEYS_A_STEP, Maintenance
+from processor.maintenance import KEYS_A_STEP, REFUSED_A_STEP, Maintenance
 from processor.store import Store
-from tests.factories import an_event, at
+from tests.factories import an_event, an_id, at, counts
 
 KEYS = """
 INSERT INTO hookd.deliveries (source, key, event_id, expires_at)
@@ -90,7 +91,12 @@ async def test_the_last_success_is_noted(store: Store, maintenance: Maintenance,
     """Each step notes when it last succeeded and what it did; the least recent of them is watched."""
     assert await store.seconds_since_maintenance() is None
     await maintenance.run()
-    assert await details(connection) == {"days": "0 made", "retention": "nothing to drop", "keys": "0 forgotten"}
+    assert await details(connection) == {
+        "days": "0 made",
+        "retention": "nothing to drop",
+        "keys": "0 forgotten",
+        "refused": "0 forgotten",
+    }
     assert await store.seconds_since_maintenance() == pytest.approx(0, abs=5)
     await connection.execute(
         "UPDATE hookd.maintenance SET succeeded_at = now() - interval '1 hour' WHERE step = 'days'"
@@ -124,7 +130,7 @@ async def test_a_reader_that_stays(store: Store, connection: Connection, databas
     await reader.close()
     blocked = await day(connection, "40 days ago")
     assert logs == [{"event": "maintenance.blocked", "log_level": "warning", "step": "retention", "days": blocked}]
-    assert set(await details(connection)) == {"days", "keys"}
+    assert set(await details(connection)) == {"days", "keys", "refused"}
 
 
 async def test_two_processors_at_once(database: Database, connection: Connection) -> None:
@@ -152,7 +158,7 @@ async def test_a_partition_made_by_hand_is_left_alone(maintenance: Maintenance, 
         " FOR VALUES FROM ('ffff0000-0000-0000-0000-000000000000') TO (MAXVALUE)"
     )
     await maintenance.run()
-    assert set(await details(connection)) == {"days", "retention", "keys"}
+    assert set(await details(connection)) == {"days", "retention", "keys", "refused"}
     assert await connection.fetchval("SELECT to_regclass('hookd.events_by_hand')") is not None
 
 
@@ -176,7 +182,7 @@ async def test_a_step_that_fails_stops_nothing(maintenance: Maintenance, connect
     ]
     assert "would overlap partition" in logs[0]["reason"]
     assert "division by zero" in logs[1]["reason"]
-    assert set(await details(connection)) == {"keys"}
+    assert set(await details(connection)) == {"keys", "refused"}
 
 
 async def test_it_runs_whenever_it_is_rung(maintenance: Maintenance, connection: Connection) -> None:
@@ -200,3 +206,34 @@ async def _until_tried(connection: Connection) -> None:
                 "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'hookd.events'::regclass)"
             ):
                 await asyncio.sleep(0.005)
+
+
+REFUSE = """
+SELECT hookd.keep_refused($1, 'github', 'push', 'a', now(), 'POST', '/github', '[]', NULL, $2, 'header: none', 10000)
+"""
+
+
+async def refuse(connection: Connection, *, hours_ago: float, payload: bytes = b"{}") -> UUID:
+    """An event that was refused at the edge so long ago."""
+    event_id = an_id(await at(connection, "now"))
+    assert await connection.fetchval(REFUSE, event_id, payload)
+    age = timedelta(hours=hours_ago)
+    await connection.execute("UPDATE hookd.refused SET refused_at = now() - $2 WHERE event_id = $1", event_id, age)
+    return event_id
+
+
+async def test_refusals_are_forgotten(store: Store, connection: Connection) -> None:
+    """What was refused at the edge is deleted after so many hours, in batches, with its counts; not what was verified
+    since."""
+    await connection.execute("INSERT INTO hookd.sources (name, mode) VALUES ('github', 'edge')")
+    for _ in range(REFUSED_A_STEP + 1):
+        await refuse(connection, hours_ago=2.1)
+    young = await refuse(connection, hours_ago=1.9)
+    promoted = await refuse(connection, hours_ago=3)
+    await connection.execute("UPDATE hookd.events SET verdict = 'verified' WHERE id = $1", promoted)
+    maintenance = Maintenance(store, retention_days=30, refused_hours=2)
+    assert await maintenance.forget_refused() == f"{REFUSED_A_STEP + 2} forgotten"
+    left = await connection.fetch("SELECT id FROM hookd.events ORDER BY id")
+    assert {event_id for (event_id,) in left} == {young, promoted}
+    assert await counts(connection) == {("github", "failed"): 2}
+    assert await maintenance.forget_refused() == "0 forgotten"

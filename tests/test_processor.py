@@ -289,7 +289,7 @@ async def test_once(database_url: str, connection: Connection, tmp_path: Path) -
         await connection.fetchval("SELECT count(*) FROM hookd.events WHERE received_at < now() - interval '39 d'") == 0
     )
     succeeded = await connection.fetch("SELECT step FROM hookd.maintenance ORDER BY 1")
-    assert [step for (step,) in succeeded] == ["days", "keys", "retention"]
+    assert [step for (step,) in succeeded] == ["days", "keys", "refused", "retention"]
 
 
 async def test_one_drain_at_a_time(database_url: str, connection: Connection, tmp_path: Path) -> None:
