@@ -89,14 +89,15 @@ SELECT step, succeeded_at, extract(epoch FROM now() - succeeded_at)::float8 AS a
 DAYS_AHEAD = "SELECT count(*) FROM hookd.days() WHERE day > (now() AT TIME ZONE 'UTC')::date"
 
 COLUMNS = f"""id, status, {STATE} AS state, source, event_type, delivery_id, received_at, finished_at, due_at, held_by,
-       attempts, claims, reason, method, target, host(remote) AS remote, now() AS now"""
+       attempts, claims, reason, verdict, method, target, host(remote) AS remote, now() AS now"""
 
 ATTEMPTS = """
 SELECT claim, attempt, ended_at, error, traceback FROM hookd.attempts WHERE event_id = $1 ORDER BY claim
 """
 
 # Only what is settled, and was before the command began: a row that fails again meanwhile is left alone, and a row
-# that another replay took is no longer settled. The counters are locked in the settle's own order. A source that
+# that another replay took is no longer settled. What was refused is judged again as if it came now; all else takes its
+# delivery from the copy that owns it. The counters are locked in the settle's own order. A source that
 # counts as 'other' in some process has no row of its own there, or one that holds too few.
 RESET = """
 WITH mine AS MATERIALIZED (
@@ -107,7 +108,9 @@ WITH mine AS MATERIALIZED (
      FOR UPDATE),
 reset AS (
   UPDATE hookd.events e
-     SET status = 'new', attempts = 0, held_by = NULL, due_at = now(), finished_at = NULL, reason = NULL
+     SET status = 'new', attempts = 0, held_by = NULL, due_at = now(), finished_at = NULL, reason = NULL,
+         verdict = CASE e.verdict WHEN 'verified' THEN e.verdict END,
+         replayed = e.verdict IS NULL OR e.verdict = 'verified'
     FROM mine m
    WHERE e.id = m.id AND e.id = ANY($1)
   RETURNING e.id, m.was, e.source, (e.received_at AT TIME ZONE 'UTC')::date AS day),

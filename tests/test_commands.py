@@ -203,6 +203,7 @@ async def test_events_as_json_is_an_object_a_line(hookd: Hookd, connection: Conn
             "attempts": 1,
             "claims": 0,
             "reason": None,
+            "verdict": None,
             "method": "POST",
             "target": "/demo",
             "remote": "127.0.0.1",
@@ -307,7 +308,7 @@ async def test_event_shows_all_of_it(hookd: Hookd, connection: Connection) -> No
     assert (facts["status"], facts["attempts"], facts["held_by"]) == ("failed", "2", "-")
     assert facts.keys() == {
         *("id", "status", "source", "event_type", "delivery_id", "received_at", "finished_at", "due_at", "held_by"),
-        *("attempts", "claims", "reason", "method", "target", "remote"),
+        *("attempts", "claims", "reason", "verdict", "method", "target", "remote"),
     }
     assert "\nheaders\n  X-A: 1\n  x-a: 2\n" in done.out
     assert '\nbody, 22 bytes\n  {"greeting":\n  "grüß"}\n' in done.out

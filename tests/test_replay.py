@@ -57,6 +57,21 @@ async def test_a_settled_event_is_new_again(hookd: Hookd, connection: Connection
     assert await connection.fetchval("SELECT count(*) FROM hookd.attempts") == 1
 
 
+@pytest.mark.parametrize(
+    ("verdict", "after", "replayed"),
+    [(None, None, True), ("verified", "verified", True), ("signature: it does not fit", None, False)],
+)
+async def test_what_was_judged(
+    verdict: str | None, after: str | None, replayed: bool, store: Store, connection: Connection
+) -> None:
+    """What was refused is judged again, as if it had just come; anything else runs again, whoever has its delivery."""
+    event_id = await an_event(connection, status="failed")
+    await connection.execute("UPDATE hookd.events SET verdict = $1, replayed = true", verdict)
+    await replay(store, [event_id])
+    row = await row_of(connection, event_id)
+    assert (row["verdict"], row["replayed"]) == (after, replayed)
+
+
 async def test_a_replay_tells_the_processors(store: Store, connection: Connection) -> None:
     """A replay sends the hint that a receiver sends."""
     heard = asyncio.Event()

@@ -37,6 +37,7 @@ JSON_COLUMNS = (
     "attempts",
     "claims",
     "reason",
+    "verdict",
     "method",
     "target",
     "remote",
