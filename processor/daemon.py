@@ -13,12 +13,16 @@ from chassis.lifeline import Lifeline
 from chassis.logs import get_logger
 from chassis.process import Stop, every
 from chassis.settings import CommonSettings
+from chassis.vault import Vault, open_vault
+from processor.certificates import Amazon
 from processor.dispatch import Dispatch
 from processor.drain import Drain
 from processor.lease import Leases
 from processor.maintenance import EVERY_SECONDS, Maintenance
-from processor.outcome import Ending
+from processor.outcome import Ending, Outcome
+from processor.registry import Registry
 from processor.settings import ProcessorSettings
+from processor.sieve import Sieve
 from processor.store import LANES, Claimed, Store, listen
 from processor.suspects import Suspects
 from processor.tally import Tally
@@ -34,7 +38,15 @@ log = get_logger()
 class Parts:
     """A processor's parts, each handed what it needs."""
 
-    def __init__(self, settings: ProcessorSettings, database: Database, dispatch: Dispatch, app: str) -> None:
+    def __init__(
+        self,
+        settings: ProcessorSettings,
+        database: Database,
+        dispatch: Dispatch,
+        app: str,
+        vault: Vault,
+        amazon: Amazon | None = None,
+    ) -> None:
         self.folded = metrics.Folded()
         self.tally = Tally(self.folded)
         self.store = Store(database, f"{socket.gethostname()} {os.getpid()}", lease_seconds=settings.lease_seconds)
@@ -42,11 +54,16 @@ class Parts:
         self.suspects = Suspects(
             app,
             timeout_seconds=settings.handler_timeout_seconds,
-            body=lambda claimed: self.store.body(claimed.id),
+            ready=self._ready,
+            finish=self._finish,
             conclude=self._conclude,
         )
-        self.drain = Drain(self.store, self.leases, dispatch, self.suspects, self.tally, settings)
-        self.maintenance = Maintenance(self.store, retention_days=settings.retention_days)
+        self.registry = Registry(self.store, vault)
+        sieve = Sieve(self.registry, self.store, dispatch, amazon or Amazon(), settings)
+        self.drain = Drain(self.store, self.leases, dispatch, self.suspects, self.tally, settings, sieve)
+        self.maintenance = Maintenance(
+            self.store, retention_days=settings.retention_days, refused_hours=settings.refused_hours
+        )
         workers, leases = self.drain.workers, self.leases
         self.tally.watch("hookd_running", "Handlers that run", lambda: workers.running)
         self.tally.watch("hookd_held", "Rows this process holds", lambda: len(leases))
@@ -56,6 +73,12 @@ class Parts:
 
     def _lose(self) -> None:
         self.drain.lose()
+
+    async def _ready(self, claimed: Claimed) -> tuple[bytes, Outcome | None]:
+        return await self.drain.ready(claimed)
+
+    def _finish(self, claimed: Claimed, outcome: Outcome) -> None:
+        self.drain.finish(claimed, outcome)
 
     def _conclude(self, claimed: Claimed, ending: Ending | Cut) -> None:
         self.drain.conclude(claimed, ending)
@@ -99,10 +122,11 @@ async def run(
 ) -> int:
     """Process until SIGTERM or SIGINT; the exit code.
 
-    Raises DatabaseError for a database that cannot be used as it is.
+    Raises DatabaseError for a database that cannot be used as it is, Unjudgeable for sources that cannot be verified.
     """
-    parts = Parts(settings, database, dispatch, app)
+    parts = Parts(settings, database, dispatch, app, open_vault(common))
     await _until_reachable(parts.store)
+    await parts.registry.open()
     await _know_counted_sources(parts)
     stop = Stop().hear_signals()
     from processor.schedule import Schedule  # noqa: PLC0415 - cron starts `--once` often, which has no use for it
@@ -137,11 +161,15 @@ async def once(
     app: str,
     for_seconds: float,
 ) -> tuple[int, dict[str, object]]:
-    """Drain what is due now, for `for_seconds` at most. Returns the exit code and the summary. Raises Unavailable."""
-    parts = Parts(settings, database, dispatch, app)
+    """Drain what is due now, for `for_seconds` at most. Returns the exit code and the summary.
+
+    Raises Unavailable, and Unjudgeable for sources that cannot be verified.
+    """
+    parts = Parts(settings, database, dispatch, app, open_vault(common))
     await parts.store.check()
     if not await parts.store.only_drain():
         return 0, {"skipped": "another hookd processor --once is at work"}
+    await parts.registry.open()
     await _know_counted_sources(parts)
     began, stop = time.monotonic(), Stop().hear_signals()
     parts.drain.due_until = await parts.store.now()

@@ -1,9 +1,10 @@
-"""Drain: claim → run → settle → count."""
+"""Drain: claim → sift → run → settle → count."""
 
 import asyncio
 import contextlib
 import math
 import time
+from collections.abc import Sequence
 from datetime import datetime
 
 from chassis.database import Unavailable
@@ -15,6 +16,7 @@ from processor.lease import Leases
 from processor.outcome import Ending, Outcome, conclude, gave_up, handed_back, unhandled
 from processor.room import Room
 from processor.settings import ProcessorSettings
+from processor.sieve import Sieve
 from processor.store import Claimed, Settlement, Store
 from processor.suspects import Suspects
 from processor.tally import Tally
@@ -28,6 +30,7 @@ SETTLE_PAUSE_SECONDS = 1.0  # back soon after the database's return
 UNSETTLED_MAX = 4000  # results that wait for the database before nothing more is started
 SUSPECT_ATTEMPTS = 3  # its holder died twice: from the third try on it runs alone
 WATCH_SECONDS = 0.1
+UNREADY_SECONDS = 1.0  # until a row is tried again that could not be made ready
 
 log = get_logger()
 
@@ -43,6 +46,7 @@ class Drain:
         suspects: Suspects,
         tally: Tally,
         settings: ProcessorSettings,
+        sieve: Sieve,
     ) -> None:
         self._store = store
         self._leases = leases
@@ -50,6 +54,7 @@ class Drain:
         self._suspects = suspects
         self._tally = tally
         self._settings = settings
+        self._sieve = sieve
         self._records_all = settings.record_attempts == "all"
         self._room = asyncio.Event()
         self.workers = Workers(settings.concurrency, self._perform, self._room.set)
@@ -83,22 +88,32 @@ class Drain:
         wanted = min(max(target - self.workers.queued - self._claiming, 1), CLAIM_ROWS_MAX)
         bytes_max = self._claim_room.free // (2 if self._backlog else 1)
         self._claiming += wanted
-        self._claim_room.take(bytes_max)
         try:
-            claimed = await self._store.claim(wanted, bytes_max, self.due_until, time.monotonic, lane)
+            claimed = await self._hold(wanted, bytes_max, lane)
+            if claimed:
+                await self._hand_out(claimed, lane)
         finally:
             self._claiming -= wanted
+        if self._backlog:
+            self._room.set()
+        return len(claimed)
+
+    async def _hold(self, rows_max: int, bytes_max: int, lane: int) -> list[Claimed]:
+        self._claim_room.take(bytes_max)
+        try:
+            claimed = await self._store.claim(rows_max, bytes_max, self.due_until, time.monotonic, lane)
+        finally:
             self._claim_room.give_back(bytes_max)
         self._backlog = len(claimed) == CLAIM_ROWS_MAX
         self.lag_seconds = max((each.row["waited_seconds"] for each in claimed), default=0.0)
-        if not claimed:
-            return 0
-        if self.stopping:
-            for each in claimed:
-                self._finish(each, handed_back(each.row["claims"]))
-            return 0
-        self._leases.hold(claimed)
-        self._claim_room.take(sum(map(_inline_bytes, claimed)))
+        if claimed:
+            self._leases.hold(claimed)
+            self._claim_room.take(sum(map(_inline_bytes, claimed)))
+        return claimed
+
+    async def _hand_out(self, claimed: Sequence[Claimed], lane: int) -> None:
+        """Settle what is sifted out, or out of its attempts; hand the rest to those who run it."""
+        claimed = await self._sifted(claimed, lane)
         ordinary = [each for each in claimed if not self._is_special(each)]
         for special in claimed if len(ordinary) < len(claimed) else ():
             if special.row["attempts"] > self._settings.attempts_max:
@@ -106,16 +121,33 @@ class Drain:
             elif self._is_special(special):
                 self._suspects.put(special)
         self.workers.put(ordinary)
-        if self._backlog:
-            self._room.set()
-        return len(claimed)
+
+    async def _sifted(self, claimed: Sequence[Claimed], lane: int) -> Sequence[Claimed]:
+        """Those that a handler may see; the others are finished. Raises Unavailable: then all are handed back."""
+        try:
+            outcomes = {} if self.stopping else await self._sieve.sift(claimed, lane)
+        except Unavailable:
+            for each in claimed:
+                self._finish(each, handed_back(each.row["claims"], UNREADY_SECONDS))
+            raise
+        if not outcomes and not self.stopping:
+            return claimed
+        rest = [each for each in claimed if each.id not in outcomes]
+        for each in claimed:
+            if each.id in outcomes:
+                self._finish(each, outcomes[each.id])
+            elif self.stopping:
+                self._finish(each, handed_back(each.row["claims"]))
+        return [] if self.stopping else rest
 
     def _is_special(self, claimed: Claimed) -> bool:
         row = claimed.row
         attempts: int = row["attempts"]
         if attempts > self._settings.attempts_max:
             return True
-        return attempts >= SUSPECT_ATTEMPTS and row["died"] and self._handler_of(claimed) is not None
+        if attempts < SUSPECT_ATTEMPTS or not row["died"]:
+            return False
+        return claimed.unsifted or self._handler_of(claimed) is not None
 
     async def keep_claiming(self) -> None:
         """Claim while there is something due and room for it; never returns."""
@@ -187,31 +219,53 @@ class Drain:
             self._drop(claimed)
             return
         handler = self._handler_of(claimed)
-        if handler is None:
+        if claimed.unsifted or (handler is not None and claimed.row["payload"] is None):
+            await self._perform_late(worker, claimed)
+        elif handler is None:
             self._finish(claimed, self._unhandled(claimed))
-        elif claimed.row["payload"] is None:
-            await self._perform_large(worker, claimed, handler)
         else:
             event = Event(claimed.row, claimed.row["payload"])
             self.conclude(claimed, await worker.run(handler, event, claimed))
 
-    async def _perform_large(self, worker: Worker, claimed: Claimed, handler: Handler) -> None:
-        """One event whose body did not come with the claim: it is fetched once there is room for it."""
-        size = claimed.row["bytes"]
+    async def _perform_late(self, worker: Worker, claimed: Claimed) -> None:
+        """One event whose body did not come with the claim, and is fetched once there is room; or to be sifted yet."""
+        size = claimed.row["bytes"] if claimed.row["payload"] is None else 0
         self._fetching.add(claimed)
         await self._fetch_room.wait_for(size)
         try:
-            body = await self._store.body(claimed.id)
+            body, outcome = await self.ready(claimed)
             if self.stopping:
                 return  # and handed back by `stop`
             self._fetching.discard(claimed)
-            ending = "lost" if claimed.lost else await worker.run(handler, Event(claimed.row, body), claimed)
-            self.conclude(claimed, ending)
+            handler = self._handler_of(claimed)
+            if outcome is not None or handler is None:
+                self.finish(claimed, outcome or self._unhandled(claimed))
+            elif claimed.lost:
+                self._drop(claimed)
+            else:
+                self.conclude(claimed, await worker.run(handler, Event(claimed.row, body), claimed))
         except Unavailable:
             self.conclude(claimed, "unready")
         finally:
             self._fetching.discard(claimed)
             self._fetch_room.give_back(size)
+
+    async def ready(self, claimed: Claimed) -> tuple[bytes, Outcome | None]:
+        """Its body, and its outcome where no handler may see it. Raises Unavailable."""
+        body = claimed.row["payload"]
+        if body is None:
+            body = await self._store.body(claimed.id)
+        outcome = await self._sieve.sift_late(claimed, body) if claimed.unsifted else None
+        if outcome is None and self._handler_of(claimed) is None:
+            outcome = self._unhandled(claimed)
+        return body, outcome
+
+    def finish(self, claimed: Claimed, outcome: Outcome) -> None:
+        """Settle it so, unless it was lost."""
+        if claimed.lost:
+            self._drop(claimed)
+        else:
+            self._finish(claimed, outcome)
 
     def _handler_of(self, claimed: Claimed) -> Handler | None:
         return self._dispatch.find(claimed.row["source"], claimed.row["event_type"])
@@ -225,7 +279,7 @@ class Drain:
         elif ending == "lost":
             self._drop(claimed)
         else:
-            self._finish(claimed, handed_back(claimed.row["claims"], 1.0 if ending == "unready" else 0.0))
+            self._finish(claimed, handed_back(claimed.row["claims"], UNREADY_SECONDS if ending == "unready" else 0.0))
 
     def _unhandled(self, claimed: Claimed) -> Outcome:
         row = claimed.row

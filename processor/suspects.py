@@ -7,9 +7,9 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 from uuid import UUID
 
 import orjson
@@ -19,7 +19,7 @@ from chassis.logs import get_logger
 from processor.app import AppError, load
 from processor.event import Event
 from processor.handlers import Handler
-from processor.outcome import HOLDER_DIED, RETURNED, Ending, ended_with, timed_out
+from processor.outcome import HOLDER_DIED, RETURNED, Ending, Outcome, ended_with, timed_out
 from processor.store import Claimed
 from processor.workers import Cut, call
 
@@ -38,12 +38,14 @@ class Suspects:
         app: str,
         *,
         timeout_seconds: float,
-        body: Callable[[Claimed], Any],
+        ready: Callable[[Claimed], Awaitable[tuple[bytes, Outcome | None]]],
+        finish: Callable[[Claimed, Outcome], None],
         conclude: Callable[[Claimed, Ending | Cut], None],
     ) -> None:
         self._app = app
         self._timeout_seconds = timeout_seconds
-        self._body = body
+        self._ready = ready
+        self._finish = finish
         self._conclude = conclude
         self._queue: deque[Claimed] = deque()
         self._arrived = asyncio.Event()
@@ -83,19 +85,28 @@ class Suspects:
             self._arrived.clear()
             while self._queue:
                 self._current, self._cut = self._queue.popleft(), None
-                log.warning("suspect.tried_alone", id=str(self._current.id), attempt=self._current.row["attempts"])
-                try:
-                    ending: Ending | Cut = await self.alone(self._current)
-                except (Unavailable, OSError) as error:
-                    log.warning("suspect.untried", id=str(self._current.id), reason=str(error))
-                    ending = "unready"
+                ended = await self._try(self._current)
                 claimed, self._current = self._current, None
-                self._conclude(claimed, self._cut or ending)
+                if isinstance(ended, Outcome):
+                    self._finish(claimed, ended)
+                else:
+                    self._conclude(claimed, self._cut or ended)
 
-    async def alone(self, claimed: Claimed) -> Ending:
-        """Run it in a child process of its own. Raises Unavailable, and OSError where no process can be started."""
-        body = claimed.row["payload"]
-        told = _packed(claimed, await self._body(claimed) if body is None else body, self._timeout_seconds)
+    async def _try(self, claimed: Claimed) -> Ending | Cut | Outcome:
+        """How its run ended, or what became of it without one."""
+        try:
+            body, outcome = await self._ready(claimed)
+            if outcome is not None:
+                return outcome
+            log.warning("suspect.tried_alone", id=str(claimed.id), attempt=claimed.row["attempts"])
+            return await self.alone(claimed, body)
+        except (Unavailable, OSError) as error:
+            log.warning("suspect.untried", id=str(claimed.id), reason=str(error))
+            return "unready"
+
+    async def alone(self, claimed: Claimed, body: bytes) -> Ending:
+        """Run it in a child process of its own. Raises OSError where none can be started."""
+        told = _packed(claimed, body, self._timeout_seconds)
         # A file, not a pipe: all of it is there when the child has ended, whoever else has it open.
         with tempfile.TemporaryFile() as answer:
             self._process = await asyncio.create_subprocess_exec(

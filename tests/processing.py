@@ -9,6 +9,8 @@ from typing import Any
 from uuid import UUID
 
 from chassis.database import Connection, Database
+from chassis.vault import Vault
+from processor.certificates import Amazon
 from processor.daemon import Parts
 from processor.dispatch import Dispatch
 from processor.event import Event
@@ -68,10 +70,21 @@ class Watch:
         return {row["id"]: (row["status"], row["reason"]) for row in rows}
 
 
-def parts_of(database: Database, *handlers: Handler | Function, app: str = "", **settings: Any) -> Parts:
+# Everybody knows this key: what tests seal is no secret.
+VAULT = Vault("dGVzdHMtc2VhbC13aXRoLXRoaXMtMzItYnl0ZS1rZXk=", Path("/nowhere"))
+
+
+def parts_of(
+    database: Database,
+    *handlers: Handler | Function,
+    app: str = "",
+    vault: Vault = VAULT,
+    amazon: Amazon | None = None,
+    **settings: Any,
+) -> Parts:
     """A processor that is not at work."""
     dispatch = Dispatch(each if isinstance(each, Handler) else a_handler(each) for each in handlers)
-    return Parts(ProcessorSettings(**{"poll_seconds": 0.05, **settings}), database, dispatch, app)
+    return Parts(ProcessorSettings(**{"poll_seconds": 0.05, **settings}), database, dispatch, app, vault, amazon)
 
 
 @asynccontextmanager

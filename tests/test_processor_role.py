@@ -18,6 +18,7 @@ from processor.store import Store
 from rig.hookd import hookd
 from tests.factories import an_attempt, an_event, at, counts, events, row_of
 from tests.processing import Gate, Watch, an_app, processing
+from tests.registering import a_delivery, a_source
 
 PATIENCE_SECONDS = 20.0
 
@@ -95,7 +96,7 @@ async def test_the_role_is_all_a_processor_needs(processor_url: str, connection:
     assert await connection.fetchval("SELECT max(day) FROM hookd.days()") == last
     assert await connection.fetchval("SELECT count(*) FROM hookd.events WHERE id = $1", old) == 0
     assert await connection.fetchval("SELECT count(*) FROM hookd.deliveries") == 0
-    assert await connection.fetchval("SELECT count(*) FROM hookd.maintenance") == 3
+    assert await connection.fetchval("SELECT count(*) FROM hookd.maintenance") == 4
     assert [line for line in once.lines if line.get("level") == "error" and line["event"] != "event.failed"] == []
 
 
@@ -110,6 +111,21 @@ async def test_it_listens_and_renews(processor_url: str, connection: Connection)
         await watch.until("due_at > $1", claimed["due_at"] + timedelta(seconds=0.2))
         gate.open()
         assert await watch.settled() == {event_id: ("processed", None)}
+
+
+async def test_it_judges_and_decides(processor_url: str, connection: Connection) -> None:
+    """With its role alone secrets are read, verdicts and names written, duplicates decided, and refusals forgotten."""
+    watch = await Watch.over(connection)
+    await a_source(connection, "stripe")
+    await a_source(connection, "edge", "github", "edge")
+    good, copy = await a_delivery(connection, "stripe"), await a_delivery(connection, "stripe")
+    forged = await a_delivery(connection, "stripe", fault="bad-signature")
+    async with processing(Database(processor_url), Gate(is_open=True).pass_through) as parts:
+        settled = await watch.settled()
+        assert await parts.maintenance.forget_refused() == "0 forgotten"
+    assert (settled[good], settled[copy]) == (("processed", None), ("processed", f"duplicate of {good}"))
+    assert settled[forged][0] == "failed"
+    assert (await row_of(connection, good))["verdict"] == "verified"
 
 
 async def test_it_owns_nothing(processor_url: str, connection: Connection) -> None:
@@ -131,6 +147,10 @@ FORBIDDEN = [
     "UPDATE hookd.events SET source = 'other'",
     "UPDATE hookd.events SET received_at = now()",
     "UPDATE hookd.events SET id = gen_random_uuid()",
+    "UPDATE hookd.secrets SET sealed = ''",
+    "INSERT INTO hookd.secrets (source, sealed) VALUES ('demo', '')",
+    "UPDATE hookd.registry SET revision = 0",
+    "DELETE FROM hookd.refused",
     "DELETE FROM hookd.events",
     "TRUNCATE hookd.events",
     "UPDATE hookd.attempts SET error = ''",

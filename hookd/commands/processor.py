@@ -14,6 +14,7 @@ from hookd.configuration import Configuration, configure, database_of
 from processor import app as apps
 from processor.daemon import once, run
 from processor.dispatch import Dispatch
+from processor.registry import Unjudgeable
 
 EPILOG = """\b
 Examples:
@@ -70,7 +71,10 @@ def command(
     logs.share()
     lifeline = Lifeline(lifeline_fd) if lifeline_fd is not None else None
     with database_of(configuration.common) as database:
-        code = uvloop.run(_work(configuration, database, dispatch, app, for_seconds if is_once else None, lifeline))
+        try:
+            code = uvloop.run(_work(configuration, database, dispatch, app, for_seconds if is_once else None, lifeline))
+        except Unjudgeable as error:
+            raise click.ClickException(str(error)) from None
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # without waiting for threads: a handler that hangs in one cannot be cancelled
