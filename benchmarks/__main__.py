@@ -17,6 +17,7 @@ from benchmarks import (
     drain,
     gate,
     growth,
+    judging,
     latency,
     memory,
     plots,
@@ -50,6 +51,7 @@ OTHERS: dict[str, Measure] = {
     "profile": profile.measure,
     "schema": schema.measure,
     "gate": gate.measure,
+    "judging": judging.measure,
 }
 
 

@@ -93,11 +93,11 @@ async def drained_by_sql(url: str) -> tuple[float, float]:
     return seconds, time.process_time() - cpu
 
 
-async def drained_by_hookd(bench: Bench, url: str, events: int) -> tuple[float, float]:
+async def drained_by_hookd(bench: Bench, url: str, events: int, **settings: str) -> tuple[float, float]:
     """Seconds to the last settled row, and CPU seconds of the process until then."""
     async with connected(url) as connection:
         began = time.monotonic()
-        async with running(bench.folder, *command_of(bench), environment=environment(url)) as child:
+        async with running(bench.folder, *command_of(bench), environment=environment(url) | settings) as child:
             await until_settled(connection, events, child)
             seconds, cpu = time.monotonic() - began, machine.cpu_seconds(child.pid)
             await child.ended(STALL_SECONDS_MAX)

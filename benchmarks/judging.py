@@ -1,0 +1,126 @@
+"""What verification, naming and the decision about duplicates cost the processor."""
+
+import json
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from benchmarks.bench import Bench
+from benchmarks.drain import MICROSECONDS, drained_by_hookd, unsettled, warm
+from benchmarks.report import Figure, Section, Target
+from chassis.vault import Vault
+from processor.sieve import found_in, request_of
+from protocol.providers import PROVIDERS
+from protocol.request import Request
+from protocol.samples import credentials, sample_delivery
+from protocol.source import Secret, Source
+from rig import seed
+from rig.postgres import connected
+
+KEY = "YmVuY2htYXJrcy1zZWFsLXdpdGgtdGhpcy1rZXktMzI="  # seals nothing that is secret
+NOBODY, OTHERS, REGISTERED = "no source registered", "50 others registered", "verified, and compared by delivery"
+OTHERS_COUNT = 50
+TIMES = 2000
+BODY_BYTES = 1024
+METHOD = (
+    "One event: its headers parsed, its names taken, a body of 1 KiB verified, {times:,} times in this process. Drain:"
+    " {events:,} events as GitHub signs them, each a delivery of its own, drained as in Drain; ratios are to a drain of"
+    " the same rows with no source registered, where nothing of this is done."
+)
+COLUMNS = (*seed.COLUMNS, "event_type", "delivery_id")
+ADD_SOURCE = "INSERT INTO hookd.sources (name, provider, mode) VALUES ($1, 'github', 'deferred')"
+ADD_SECRET = "INSERT INTO hookd.secrets (source, sealed) VALUES ($1, $2)"
+
+
+async def measure(bench: Bench) -> Section:
+    events = bench.scale.events
+    section = Section("Judging", METHOD.format(times=TIMES, events=events))
+    section.figures += [
+        Figure(f"{name}, an event", "µs", [judged_us(name) for _ in range(bench.scale.rounds)], target)
+        for name, target in (("github", Target("≤", 10)), ("stripe", None), ("standard-webhooks", None))
+    ]
+    await warm(bench)
+    rates: dict[str, list[float]] = {NOBODY: [], OTHERS: [], REGISTERED: []}
+    for name in bench.rounds(list(rates)):
+        rates[name].append(await one_drain(bench, name, section))
+        bench.say(f"judging: {name}: {rates[name][-1]:,.0f}/s")
+    section.figures += [
+        Figure(
+            f"drain, {name} ÷ {NOBODY}",
+            "×",
+            [with_sources / without for with_sources, without in zip(rates[name], rates[NOBODY], strict=True)],
+        )
+        for name in (OTHERS, REGISTERED)
+    ]
+    return section
+
+
+def padded(request: Request) -> Request:
+    """With a body of a kilobyte."""
+    return replace(request, body=request.body.ljust(BODY_BYTES))
+
+
+def judged_us(name: str) -> float:
+    """What one event of the provider's costs, its body padded to a kilobyte. Raises ValueError if it is refused."""
+    provider, at = PROVIDERS[name], time.time()
+    known = credentials(provider, at)
+    request = sample_delivery(provider, known.key, at)
+    if name == "github":  # signs the body alone: any other will do
+        request = provider.scheme.sign(padded(request), known.key, at, {})
+    source = Source(name, provider, "deferred", secrets=(Secret(known.secret.encode()),))
+    row = {
+        "method": "POST",
+        "target": request.target,
+        "headers": json.dumps([list(header) for header in request.headers]),
+        "event_type": None,
+        "delivery_id": None,
+        "verdict": None,
+        "received_epoch": at,
+    }
+    if (verdict := found_in(source, row, request_of(row, request.body)).verdict) != "verified":
+        raise ValueError(f"{name}: {verdict}")
+    began = time.perf_counter()
+    for _ in range(TIMES):
+        found_in(source, row, request_of(row, request.body))
+    return (time.perf_counter() - began) / TIMES * MICROSECONDS
+
+
+async def one_drain(bench: Bench, name: str, section: Section) -> float:
+    events = bench.scale.events
+    async with bench.postgres.fresh() as url:
+        await deliveries(url, events)
+        await register(url, name)
+        await bench.postgres.execute("CHECKPOINT")
+        seconds, _ = await drained_by_hookd(bench, url, events, HOOKD_SECRET_KEY=KEY)
+        section.wrong += await unsettled(url, name, events)
+    return events / seconds
+
+
+async def deliveries(url: str, events: int) -> None:
+    """A backlog as GitHub would have left it."""
+    provider = PROVIDERS["github"]
+    key = credentials(provider, 0).key
+    request = sample_delivery(provider, key, 0, delivery="{delivery}")
+    request = provider.scheme.sign(padded(request), key, 0, {})
+    headers = json.dumps([list(header) for header in request.headers])
+    event_type = request.header(provider.event_type or "")
+    began = datetime.now(UTC) - timedelta(seconds=events / seed.BATCH_ROWS * seed.BATCH_SECONDS)
+    async with connected(url) as connection:
+        await connection.fetchval(seed.ENSURE_DAY, began)
+        records = []
+        for event_id, _, received_at, due_at, *_ in seed.rows(began, 0, events):
+            told = headers.replace("{delivery}", str(event_id))
+            row = (event_id, "github", received_at, due_at, "POST", "/github", told, "127.0.0.1", request.body)
+            records.append((*row, event_type, str(event_id)))
+        await connection.copy_records_to_table("events", schema_name="hookd", columns=COLUMNS, records=records)
+        await connection.execute("ANALYZE hookd.events")
+
+
+async def register(url: str, name: str) -> None:
+    names = {NOBODY: [], OTHERS: [f"other-{n}" for n in range(OTHERS_COUNT)], REGISTERED: ["github"]}[name]
+    sealed = Vault(KEY, Path("/nowhere")).seal(credentials(PROVIDERS["github"], 0).secret.encode())
+    async with connected(url) as connection, connection.transaction():
+        for each in names:
+            await connection.execute(ADD_SOURCE, each)
+            await connection.execute(ADD_SECRET, each, sealed)
