@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.bench import Bench
-from benchmarks.drain import MICROSECONDS, drained_by_hookd, unsettled, warm
+from benchmarks.drain import MICROSECONDS, Run, drained_by_hookd, unsettled, warm
 from benchmarks.report import Figure, Section, Target
 from chassis.vault import Vault
 from processor.sieve import found_in, request_of
@@ -15,7 +15,7 @@ from protocol.providers import PROVIDERS
 from protocol.request import Request
 from protocol.samples import credentials, sample_delivery
 from protocol.source import Secret, Source
-from rig import seed
+from rig import machine, seed
 from rig.postgres import connected
 
 KEY = "YmVuY2htYXJrcy1zZWFsLXdpdGgtdGhpcy1rZXktMzI="  # seals nothing that is secret
@@ -24,7 +24,7 @@ OTHERS_COUNT = 50
 TIMES = 2000
 BODY_BYTES = 1024
 METHOD = (
-    "One event: its headers parsed, its names taken, a body of 1 KiB verified, {times:,} times in this process. Drain:"
+    "One event: its headers parsed, its names taken, a body of 1 KiB verified, {times:,} times, in CPU time. Drain:"
     " {events:,} events as GitHub signs them, each a delivery of its own, drained as in Drain; ratios are to a drain of"
     " the same rows with no source registered, where nothing of this is done."
 )
@@ -41,18 +41,19 @@ async def measure(bench: Bench) -> Section:
         for name, target in (("github", Target("≤", 10)), ("stripe", None), ("standard-webhooks", None))
     ]
     await warm(bench)
-    rates: dict[str, list[float]] = {NOBODY: [], OTHERS: [], REGISTERED: []}
-    for name in bench.rounds(list(rates)):
-        rates[name].append(await one_drain(bench, name, section))
-        bench.say(f"judging: {name}: {rates[name][-1]:,.0f}/s")
-    section.figures += [
-        Figure(
-            f"drain, {name} ÷ {NOBODY}",
-            "×",
-            [with_sources / without for with_sources, without in zip(rates[name], rates[NOBODY], strict=True)],
-        )
-        for name in (OTHERS, REGISTERED)
-    ]
+    runs: dict[str, list[Run]] = {NOBODY: [], OTHERS: [], REGISTERED: []}
+    for name in bench.rounds(list(runs)):
+        run = await one_drain(bench, name, section)
+        runs[name].append(run)
+        bench.say(f"judging: {name}: {run.rate:,.0f}/s, {run.python_us:.1f} + {run.postgres_us:.1f} µs")
+    for name in (OTHERS, REGISTERED):
+        ratios = [with_them.rate / without.rate for with_them, without in zip(runs[name], runs[NOBODY], strict=True)]
+        section.figures.append(Figure(f"drain, {name} ÷ {NOBODY}", "×", ratios))
+    for name, each in runs.items():
+        section.figures += [
+            Figure(f"{name}: CPU an event, Python's part", "µs", [run.python_us for run in each]),
+            Figure(f"{name}: CPU an event, PostgreSQL's part", "µs", [run.postgres_us for run in each]),
+        ]
     return section
 
 
@@ -80,21 +81,24 @@ def judged_us(name: str) -> float:
     }
     if (verdict := found_in(source, row, request_of(row, request.body)).verdict) != "verified":
         raise ValueError(f"{name}: {verdict}")
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(TIMES):
         found_in(source, row, request_of(row, request.body))
-    return (time.perf_counter() - began) / TIMES * MICROSECONDS
+    return (time.process_time() - began) / TIMES * MICROSECONDS
 
 
-async def one_drain(bench: Bench, name: str, section: Section) -> float:
+async def one_drain(bench: Bench, name: str, section: Section) -> Run:
     events = bench.scale.events
     async with bench.postgres.fresh() as url:
         await deliveries(url, events)
         await register(url, name)
         await bench.postgres.execute("CHECKPOINT")
-        seconds, _ = await drained_by_hookd(bench, url, events, HOOKD_SECRET_KEY=KEY)
+        postgres = machine.cpu_seconds(bench.postgres.pid)
+        seconds, python = await drained_by_hookd(bench, url, events, HOOKD_SECRET_KEY=KEY)
+        postgres = machine.cpu_seconds(bench.postgres.pid) - postgres
         section.wrong += await unsettled(url, name, events)
-    return events / seconds
+    each = MICROSECONDS / events
+    return Run(events / seconds, python * each, postgres * each)
 
 
 async def deliveries(url: str, events: int) -> None:

@@ -218,7 +218,9 @@ async def refuse(connection: Connection, *, hours_ago: float, payload: bytes = b
     event_id = an_id(await at(connection, "now"))
     assert await connection.fetchval(REFUSE, event_id, payload)
     age = timedelta(hours=hours_ago)
-    await connection.execute("UPDATE hookd.refused SET refused_at = now() - $2 WHERE event_id = $1", event_id, age)
+    await connection.execute(
+        "UPDATE hookd.refused SET refused_at = now() - $2::interval WHERE event_id = $1", event_id, age
+    )
     return event_id
 
 
