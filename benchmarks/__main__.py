@@ -28,6 +28,7 @@ from benchmarks import (
     report,
     schema,
     soak,
+    sources,
 )
 from benchmarks.bench import FULL, QUICK, Bench, Scale
 from chassis.embedded import EmbeddedError
@@ -52,6 +53,7 @@ OTHERS: dict[str, Measure] = {
     "schema": schema.measure,
     "gate": gate.measure,
     "judging": judging.measure,
+    "sources": sources.measure,
 }
 
 

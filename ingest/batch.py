@@ -13,6 +13,8 @@ Row: TypeAlias = tuple[object, ...]
 ROWS_MAX = 1000
 BYTES_MAX = 8 * 1024 * 1024  # one write of 25 MiB bodies by the dozen would hold up every small one behind it
 BYTES_PER_SECOND = 8 * 1024 * 1024  # a batch may take a second longer for each 8 MiB
+# A source may wait longer than others, but one try does not: a half-open connection is to be left within 5 s.
+TRY_SECONDS = 4.0
 PROBE_SECONDS = 1.0  # a lane that fails looks so often whether it would work again
 
 
@@ -60,10 +62,13 @@ class Lane:
         self.batches_written = 0
         self.failing: str | None = None
 
-    def put(self, row: Row, size: int) -> "asyncio.Future[None]":
-        """Queue a row of about `size` bytes. The future ends when it is committed, or with a Refusal."""
+    def put(self, row: Row, size: int, timeout_seconds: float | None = None) -> "asyncio.Future[None]":
+        """Queue a row of about `size` bytes. The future ends when it is committed, or with a Refusal.
+
+        `timeout_seconds`: how long whoever sent it waits, where that is not the lane's.
+        """
         done = self._loop.create_future()
-        self._queue.append(Waiting(row, size, self._loop.time() + self._timeout_seconds, done))
+        self._queue.append(Waiting(row, size, self._loop.time() + (timeout_seconds or self._timeout_seconds), done))
         self._arrived.set()
         return done
 
@@ -112,9 +117,10 @@ class Lane:
         tried = False
         deadline = max(waiting.deadline for waiting in batch)
         rows = [waiting.row for waiting in batch]
+        longest = max(self._timeout_seconds, TRY_SECONDS) + sum(waiting.size for waiting in batch) / BYTES_PER_SECOND
         while (timeout := deadline - self._loop.time()) > 0:
             try:
-                await self._write(rows, timeout)
+                await self._write(rows, min(timeout, longest))
             except NotWritten as error:
                 tried, self.failing = True, str(error)
             except AlreadyThere:

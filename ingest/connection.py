@@ -7,7 +7,7 @@ the framing breaks.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from email.utils import formatdate
 from typing import Any
 
@@ -27,6 +27,7 @@ HEAD_BYTES_MAX = 64 * 1024  # nginx takes 32 KiB, Apache 8 KiB a line
 HEADERS_MAX = 100  # Apache's own (LimitRequestFields); each costs some 300 bytes beside its text
 PIPELINED_BYTES_MAX = 1024 * 1024  # what may pile up behind a request that waits for its commit
 READ_BYTES = 64 * 1024  # aiohttp buffers twice this for a body nobody reads yet
+JSON = (("Content-Type", "application/json"),)
 LINGER_SECONDS = 2.0  # 0 would let a reset destroy the refusal before the sender reads it
 KEEPALIVE_SECONDS = (
     75.0  # longer than nginx keeps an upstream connection (60 s), so that it is never cut under a request
@@ -233,20 +234,24 @@ class Accepted(web.StreamResponse):
         return cls._head
 
 
-def answer(status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None, *, close: bool) -> web.Response:
+def answer(status: int, body: dict[str, Any], headers: Iterable[tuple[str, str]] = (), *, close: bool) -> web.Response:
+    return answer_bytes(status, orjson.dumps(body), (*JSON, *headers), close=close)
+
+
+def answer_bytes(status: int, body: bytes, headers: Iterable[tuple[str, str]] = (), *, close: bool) -> web.Response:
+    """Any answer; a body without a Content-Type is plain text."""
     response = web.Response(
-        status=status,
-        reason=REASONS[status],
-        body=orjson.dumps(body),
-        headers={"Content-Type": "application/json", "Server": "hookd", **(headers or {})},
+        status=status, reason=REASONS.get(status), body=body, headers=(("Server", "hookd"), *headers)
     )
+    if body:
+        response.headers.setdefault("Content-Type", "text/plain; charset=utf-8")
     if close:
         response.force_close()
     return response
 
 
 def answer_refusal(why: Refusal, *, close: bool) -> web.Response:
-    return answer(why.status, {"error": why.message}, why.headers, close=close)
+    return answer(why.status, {"error": why.message}, why.headers.items(), close=close)
 
 
 def _raw(why: Refusal) -> bytes:

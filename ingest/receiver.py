@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeAlias
 
 import orjson
@@ -19,6 +20,7 @@ from ingest.batch import Lane, Row
 from ingest.connection import (
     Accepted,
     answer,
+    answer_bytes,
     answer_refusal,
     body_is_read,
     invite_body,
@@ -27,14 +29,19 @@ from ingest.connection import (
     raw_headers,
     refused_by,
 )
+from ingest.keeping import Keeping
 from ingest.knowledge import Knowledge
 from ingest.refusal import Refusal
 from ingest.settings import IngestSettings
 from ingest.store import Side
 from ingest.tally import Tally
-from protocol import storable
-from protocol.providers import PROVIDERS, UNNAMED
-from protocol.request import path_of, source_of
+from ingest.terms import RECEIPT_STATUSES, Terms
+from protocol import challenge, storable
+from protocol.challenge import Answer
+from protocol.providers.provider import Success
+from protocol.request import Request, path_of, source_of
+from protocol.source import Source, verdict_text
+from protocol.verdict import Refused, Verdict
 
 SMALL_BODY_BYTES = 64 * 1024  # half of the in-flight budget is kept for these
 LARGE_LANE_BYTES = 1024 * 1024  # bodies over this never travel with small ones
@@ -90,6 +97,7 @@ class Receiver:
     large: Lane
     side: Side
     knowledge: Knowledge
+    keeping: Keeping
     tally: Tally
     stopping: bool = False
     budget: Budget = field(init=False)
@@ -106,12 +114,16 @@ class Receiver:
         arrived = time.time_ns() + int(self.knowledge.offset_seconds * NANOSECONDS)
         charged = Charged()
         try:
-            source = self.judge(request)
-            body = await self.read(request, charged)
-            event_id, row = self.row_of(request, source, body, arrived)
-            await self.save(row, len(body))
+            source, terms = self.judge(request)
+            body = await self.read(request, charged, terms.body_bytes_max)
+            event_id, row = self.row_of(request, source, body, arrived, terms)
+            if terms.source is not None:
+                row = await self.look_into(request, terms.source, body, row, arrived)
+            await self.save(row, len(body), terms.commit_timeout_seconds)
         except Refusal as why:
             return self.refuse(request, why)
+        except _Handshake as asked:
+            return self.greet(request, source, asked.answer)
         except _OwnPage:
             return await self.own_page(request)
         finally:
@@ -121,24 +133,28 @@ class Receiver:
         self.tally.stored(source, len(body))
         if log.debugging:
             log.debug("webhook.stored", id=str(event_id), source=source, bytes=len(body))
+        if terms.answer is not None:
+            return self.accept(request, event_id, terms.answer)
         return Accepted(str(event_id).encode(), close=is_chunked(request))
 
-    def judge(self, request: web.BaseRequest) -> str:
-        """The source, from the head alone. Raises Refusal."""
+    def judge(self, request: web.BaseRequest) -> tuple[str, Terms]:
+        """The source and its terms, from the head alone. Raises Refusal."""
         if (refused := refused_by(request)) is not None:
             raise refused
         target = request.raw_path
         source = source_of(target, self.settings.prefix)
-        if request.method != "POST" or source is None:
+        if source is None:
             raise self.not_a_webhook(request)
         if "#" in target:
             raise refusal.malformed("a fragment in the target")
-        self.knowledge.judge(source)
+        terms = self.knowledge.terms_of(source)
+        if request.method not in terms.heard:
+            raise refusal.method_not_allowed(", ".join(terms.methods))
         if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
             raise refusal.malformed("a transfer coding other than chunked")
         if request.headers.get("Expect", CONTINUE).lower() != CONTINUE and not is_http_10(request):
             raise refusal.expectation()
-        return source
+        return source, terms
 
     def not_a_webhook(self, request: web.BaseRequest) -> Exception:
         if path_of(request.raw_path).startswith("/-/"):
@@ -147,20 +163,20 @@ class Receiver:
             return refusal.method_not_allowed("POST")
         return refusal.no_source(self.settings.prefix)
 
-    async def read(self, request: web.BaseRequest, charged: Charged) -> bytes | bytearray:
+    async def read(self, request: web.BaseRequest, charged: Charged, bytes_max: int) -> bytes | bytearray:
         """The body, whole. Raises Refusal; of a sender that left, ConnectionError."""
         content = request.content
         if not content.is_eof():
-            return await self.read_slowly(request, charged)
+            return await self.read_slowly(request, charged, bytes_max)
         body = content.read_nowait()
-        if len(body) > self.settings.body_bytes_max:
-            raise refusal.body_too_large(self.settings.body_bytes_max)
+        if len(body) > bytes_max:
+            raise refusal.body_too_large(bytes_max)
         self.budget.charge(charged, len(body))
         return body
 
-    async def read_slowly(self, request: web.BaseRequest, charged: Charged) -> bytearray:
-        if (request.content_length or 0) > self.settings.body_bytes_max:
-            raise refusal.body_too_large(self.settings.body_bytes_max)
+    async def read_slowly(self, request: web.BaseRequest, charged: Charged, bytes_max: int) -> bytearray:
+        if (request.content_length or 0) > bytes_max:
+            raise refusal.body_too_large(bytes_max)
         if "Expect" in request.headers and not is_http_10(request):
             await invite_body(request)
         clock = asyncio.get_running_loop().time
@@ -174,8 +190,8 @@ class Receiver:
                 if not chunk:
                     return body
                 body += chunk
-                if len(body) > self.settings.body_bytes_max:
-                    raise refusal.body_too_large(self.settings.body_bytes_max)
+                if len(body) > bytes_max:
+                    raise refusal.body_too_large(bytes_max)
                 self.budget.charge(charged, len(chunk))
         except TimeoutError:
             raise refusal.body_too_slow(patience) from None
@@ -184,16 +200,17 @@ class Receiver:
         except (HttpProcessingError, web.RequestPayloadError) as error:
             raise refusal.malformed("the body's framing is broken") from error
 
-    def row_of(self, request: web.BaseRequest, source: str, body: bytes | bytearray, arrived: int) -> tuple[UUID, Row]:
+    def row_of(
+        self, request: web.BaseRequest, source: str, body: bytes | bytearray, arrived: int, terms: Terms
+    ) -> tuple[UUID, Row]:
         """The id and the row, every value made storable. `arrived`: nanoseconds since 1970 by the database's clock."""
         event_id = uuid7(nanoseconds=arrived)
-        provider = PROVIDERS.get(source, UNNAMED)
         headers = request.headers
         return event_id, (
             event_id,
             source,
-            storable.name(_named(headers, provider.event_type)),
-            storable.name(_named(headers, provider.delivery_id)),
+            storable.name(_named(headers, terms.event_type)),
+            storable.name(_named(headers, terms.delivery_id)),
             EPOCH + timedelta(microseconds=arrived // 1000),
             request.method,
             request.raw_path,
@@ -202,12 +219,32 @@ class Receiver:
             ).decode(),
             self.remote_of(request),
             body,
+            None,
         )
 
-    async def save(self, row: Row, size: int) -> None:
+    async def look_into(
+        self, request: web.BaseRequest, source: Source, body: bytes | bytearray, row: Row, arrived: int
+    ) -> Row:
+        """The row with its verdict, where the source is judged here. Raises _Handshake of what is one, and Refusal."""
+        asked = _asked(request, body)
+        look = partial(_look, source, asked, arrived / NANOSECONDS)
+        greeting, verdict = await asyncio.to_thread(look) if len(asked.body) > LARGE_LANE_BYTES else look()
+        if greeting is not None:
+            raise _Handshake(greeting)
+        if request.method not in source.methods:
+            raise refusal.method_not_allowed(", ".join(source.methods))
+        if verdict is None:
+            return row
+        row = (*row[:-1], verdict_text(verdict))
+        if isinstance(verdict, Refused):
+            self.keeping.put(source.name, row, len(asked.body))
+            raise refusal.unverified(verdict)
+        return row
+
+    async def save(self, row: Row, size: int, timeout_seconds: float | None = None) -> None:
         """Return when the row is committed. Raises Refusal."""
         lane = self.large if size > LARGE_LANE_BYTES else self.small
-        await lane.put(row, size)
+        await lane.put(row, size, timeout_seconds)
 
     def remote_of(self, request: web.BaseRequest) -> str | None:
         """The sender's address: the peer's, or the last one in X-Forwarded-For that is no trusted proxy's."""
@@ -230,6 +267,18 @@ class Receiver:
         # A peer without an address came over a Unix socket: only a proxy on this machine does.
         address = ipaddress.ip_address(remote) if remote else None
         return address is None or any(address in network for network in self._trusted)
+
+    def accept(self, request: web.BaseRequest, event_id: UUID, success: Success) -> web.StreamResponse:
+        """Answer as the source wants it; with the row's id where there is room for it."""
+        status, headers, body = success
+        close = self.closes(request)
+        if body is None and status in RECEIPT_STATUSES:
+            return answer(status, {"id": str(event_id)}, headers, close=close)
+        return answer_bytes(status, body or b"", headers, close=close)
+
+    def greet(self, request: web.BaseRequest, source: str, greeting: Answer) -> web.StreamResponse:
+        self.tally.handshake(source, greeting.status)
+        return answer_bytes(greeting.status, greeting.body, greeting.headers, close=self.closes(request))
 
     def refuse(self, request: web.BaseRequest, why: Refusal) -> web.StreamResponse:
         self.tally.refused(why)
@@ -269,6 +318,27 @@ class Receiver:
 
 class _OwnPage(Exception):
     """The request is for hookd itself."""
+
+
+class _Handshake(Exception):
+    """The request is no event; this is its answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+def _asked(request: web.BaseRequest, body: bytes | bytearray) -> Request:
+    headers = [(storable.header(name), storable.header(value)) for name, value in raw_headers(request)]
+    return Request(request.method, request.raw_path, headers, bytes(body))
+
+
+def _look(source: Source, asked: Request, received_at: float) -> tuple[Answer | None, Verdict | None]:
+    """The answer to what is a handshake, else the verdict where it is the receiver's to judge."""
+    secrets = source.secrets_at(received_at)
+    greeting = challenge.answer(source.provider, asked, secrets, received_at, options=source.options)
+    judges = greeting is None and source.mode == "edge" and asked.method in source.methods
+    return greeting, source.judge(asked, received_at) if judges else None
 
 
 def _named(headers: Mapping[str, str], name: str | None) -> str | None:

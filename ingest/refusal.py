@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+from protocol.source import verdict_text
+from protocol.verdict import Refused
+
 
 class Refusal(Exception):
     """An answer other than 200. `slug` is its name in logs and metrics."""
@@ -16,7 +19,10 @@ class Refusal(Exception):
 
 REASONS = {
     200: "OK",
+    201: "Created",
+    202: "Accepted",
     400: "Bad Request",
+    401: "Unauthorized",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
@@ -44,6 +50,15 @@ def no_source(prefix: str) -> Refusal:
 
 def unknown_source(source: str) -> Refusal:
     return Refusal(404, "unknown_source", f"no source {source!r} is registered here")
+
+
+def faulty(source: str) -> Refusal:
+    why = f"source {source!r} cannot be verified: nothing was stored; hookd's log says what is wrong with it"
+    return Refusal(503, "faulty_source", why, RETRY_AFTER)
+
+
+def unverified(verdict: Refused) -> Refusal:
+    return Refusal(401, "unverified", f"not verified: {verdict_text(verdict)}")
 
 
 def method_not_allowed(allowed: str) -> Refusal:

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 from chassis import collector, metrics
 from chassis.database import Database, Unavailable
@@ -12,13 +12,16 @@ from chassis.lifeline import Lifeline
 from chassis.logs import get_logger
 from chassis.process import Stop, every
 from chassis.settings import CommonSettings
+from chassis.vault import VaultError, open_vault
 from ingest.batch import Lane
 from ingest.connection import Server, require_c_parser
+from ingest.keeping import Keeping
 from ingest.knowledge import Knowledge
 from ingest.receiver import Receiver
 from ingest.settings import IngestSettings
-from ingest.store import Side, Writer
+from ingest.store import Keeper, Side, Writer
 from ingest.tally import Tally
+from protocol.source import Unsealable
 
 EXPIRE_SECONDS = 0.1
 SWEEP_SECONDS = 1.0
@@ -48,11 +51,14 @@ async def serve(
     lanes = {
         name: Lane(writer.write, timeout_seconds=settings.commit_timeout_seconds) for name, writer in writers.items()
     }
-    tally = Tally(lanes)
-    knowledge = Knowledge(side, settings.unknown_sources)
+    keeper = Keeper(database, f"receiver {slot} refused")
+    keeping = Keeping(keeper.keep, settings.refused_rows_max)
+    tally = Tally(lanes, keeping.outcomes)
+    knowledge = Knowledge(side, settings.unknown_sources, settings.body_bytes_max, unsealing(common))
     with contextlib.suppress(Unavailable):  # else the first requests would be told that nobody knows yet
         await knowledge.refresh(clock=True)
-    receiver = Receiver(settings, lanes["small"], lanes["large"], side, knowledge, tally)
+    knowledge.require_usable()
+    receiver = Receiver(settings, lanes["small"], lanes["large"], side, knowledge, keeping, tally)
     server = Server(receiver.receive, connections_max=settings.connections_max, refused=tally.refused)
     stop = Stop().hear_signals()
     async with asyncio.TaskGroup() as group:
@@ -62,6 +68,7 @@ async def serve(
                 *(lane.run() for lane in lanes.values()),
                 knowledge.run(),
                 side.send_hints(),
+                keeping.run(),
                 metrics.publish(common.metrics_port, slot, tally.collect),
                 every(EXPIRE_SECONDS, *(lane.expire for lane in lanes.values())),
                 every(SWEEP_SECONDS, partial(server.sweep, settings.head_timeout_seconds)),
@@ -70,13 +77,26 @@ async def serve(
             )
         ]
         await _listen_until(stop, server, receiver, listeners, common.grace_seconds)
+        await keeping.finish()
         for task in tasks:
             task.cancel()
     tally.summarize()
-    await side.close()
-    for writer in writers.values():
-        await writer.close()
+    for close in (side.close, keeper.close, *(writer.close for writer in writers.values())):
+        await close()
     log.info("ingest.stopped", slot=slot)
+
+
+def unsealing(common: CommonSettings) -> Callable[[str], bytes]:
+    """Unseals with the keys that the settings name, looked for when the first secret is. Raises Unsealable."""
+    vault = cache(lambda: open_vault(common))
+
+    def unseal(sealed: str) -> bytes:
+        try:
+            return vault().unseal(sealed)
+        except VaultError as error:
+            raise Unsealable(str(error)) from None
+
+    return unseal
 
 
 async def _listen_until(

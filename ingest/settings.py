@@ -69,3 +69,9 @@ class IngestSettings(Settings):
     commit_timeout_seconds: float = Field(
         default=2.0, gt=0, le=600, description="committed by then, or 503 (Slack waits 3 s); 1 s more for each 8 MiB"
     )
+    refused_rows_max: int = Field(
+        default=1000,
+        ge=0,
+        le=1_000_000,
+        description="requests refused at the edge that are kept as failed events, a source; they can be judged again",
+    )

@@ -2,12 +2,13 @@
 
 import asyncio
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import date, datetime
 from functools import lru_cache
 
 import asyncpg
+import orjson
 
 from chassis.database import (
     DATA_ERRORS,
@@ -21,6 +22,8 @@ from chassis.database import (
 )
 from chassis.logs import get_logger
 from ingest.batch import AlreadyThere, NotWritten, Refused, Row
+from protocol.providers import PROVIDERS
+from protocol.source import Source, fits, source_of
 
 REVISION_NEEDED = "0002"
 COLUMNS = (
@@ -34,13 +37,16 @@ COLUMNS = (
     "headers",
     "remote",
     "payload",
+    "verdict",
 )
 RECEIVED_AT = COLUMNS.index("received_at")
+UNREADABLE = "its row in hookd.sources cannot be read: options or answer are not as hookd writes them"
 CHANNEL = "hookd"
 HINT_SECONDS = 0.010
 SIDE_SECONDS_MAX = 2.0
 # A write that we gave up may go on in the server: not for ever, and not behind a lock.
 SERVER_LIMITS = {"statement_timeout": "60s", "lock_timeout": "10s"}
+KEEP = f"SELECT hookd.keep_refused({', '.join(f'${number}' for number in range(1, len(COLUMNS) + 2))})"
 
 log = get_logger()
 
@@ -144,12 +150,19 @@ class Side:
             return False
         return True
 
-    async def sources(self) -> frozenset[str]:
-        """The registered sources' names. Raises Unavailable."""
-        records = await self._link.run(
-            lambda connection: connection.fetch("SELECT name FROM hookd.sources"), timeout=SIDE_SECONDS_MAX
+    async def revision(self) -> int:
+        """Another one after each change of sources or secrets. Raises Unavailable."""
+        revision: int = await self._link.run(
+            lambda connection: connection.fetchval("SELECT revision FROM hookd.registry"), timeout=SIDE_SECONDS_MAX
         )
-        return frozenset(record["name"] for record in records)
+        return revision
+
+    async def sources(self, unseal: Callable[[str], bytes]) -> dict[str, Source]:
+        """The registered sources by their names. `unseal` raises Unsealable. Raises Unavailable."""
+        records = await self._link.run(
+            lambda connection: connection.fetch("SELECT * FROM hookd.receiver_sources"), timeout=SIDE_SECONDS_MAX
+        )
+        return {record["name"]: _source(record, unseal) for record in records}
 
     async def clock_offset_seconds(self) -> float:
         """How far the database's clock is ahead. Raises Unavailable."""
@@ -176,3 +189,46 @@ class Side:
 
 async def _nothing(_: Connection) -> None:
     return None
+
+
+def _source(record: asyncpg.Record, unseal: Callable[[str], bytes]) -> Source:
+    decoded = {name: orjson.loads(record[name] or "null") for name in ("options", "answer", "secrets")}
+    try:
+        source = source_of({**record, **decoded}, unseal)
+        texts = (*source.options.values(), *(text for pair in source.answer.headers for text in pair))
+        is_ours = fits(source.answer) and all(isinstance(text, str) for text in texts)
+    except (TypeError, ValueError, AttributeError):
+        is_ours = False
+    if not is_ours:  # somebody wrote it by hand: no other source shall suffer
+        return Source(record["name"], PROVIDERS["none"], "edge", fault=UNREADABLE, is_probe=record["is_probe"])
+    return source
+
+
+class Keeper:
+    """Keeps what was refused at the edge, over a connection that is opened with the first of them.
+
+    One of its own: a hint must not wait while another receiver has the lock that keeping takes.
+    """
+
+    def __init__(self, database: Database, name: str) -> None:
+        self._link = Link(database, name, settings=SERVER_LIMITS, greet=greet)
+
+    async def keep(self, row: Row, rows_max: int, timeout: float) -> bool:
+        """Whether it is kept as a failed event, or its source has `rows_max` already. Raises Unavailable, Refused."""
+        try:
+            return await self._link.run(lambda connection: _keep(connection, row, rows_max), timeout=timeout)
+        except DATA_ERRORS as error:
+            raise Refused(str(error)) from error
+
+    async def close(self) -> None:
+        await self._link.close()
+
+
+async def _keep(connection: Connection, row: Row, rows_max: int) -> bool:
+    try:
+        return bool(await connection.fetchval(KEEP, *row, rows_max))
+    except asyncpg.CheckViolationError as error:
+        if error.constraint_name is not None:
+            raise
+        await add_day(connection, _day_of(row))
+        return bool(await connection.fetchval(KEEP, *row, rows_max))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from chassis.logs import get_logger
 from chassis.metrics import Folded, Metric
 from ingest.batch import Lane
+from ingest.keeping import Outcome
 from ingest.refusal import Refusal
 
 log = get_logger()
@@ -14,7 +15,7 @@ log = get_logger()
 class Tally:
     """Counts stored and refused requests: plain numbers on the hot path, shown when somebody asks."""
 
-    def __init__(self, lanes: Mapping[str, Lane]) -> None:
+    def __init__(self, lanes: Mapping[str, Lane], outcomes: "Counter[Outcome]") -> None:
         self._lanes = lanes
         self._folded = Folded()
         self._stored: dict[str, int] = {}
@@ -22,11 +23,18 @@ class Tally:
         self._refused = Counter[tuple[str, str]]()
         self._refused_since = Counter[str]()
         self._summarized = 0
+        self._handshakes = Counter[tuple[str, str]]()
+        self._outcomes = outcomes
 
     def stored(self, source: str, size: int) -> None:
         label = self._folded(source)
         self._stored[label] = self._stored.get(label, 0) + 1
         self._bytes += size
+
+    def handshake(self, source: str, status: int) -> None:
+        self._handshakes[self._folded(source), str(status)] += 1
+        if log.debugging:
+            log.debug("handshake.answered", source=source, status=status)
 
     def refused(self, why: Refusal) -> None:
         self._refused[str(why.status), why.slug] += 1
@@ -41,6 +49,10 @@ class Tally:
         yield Metric("counter", "hookd_received_bytes", "Bytes of their bodies", {(): self._bytes})
         refused = ("status", "reason")
         yield Metric("counter", "hookd_refused", "Requests turned away", self._refused.copy(), refused)
+        greeted = ("source", "status")
+        yield Metric("counter", "hookd_handshakes", "Handshakes answered", self._handshakes.copy(), greeted)
+        outcomes = {(outcome,): count for outcome, count in self._outcomes.copy().items()}
+        yield Metric("counter", "hookd_refused_kept", "Refused at the edge: kept, or why not", outcomes, ("outcome",))
         waiting = {(name,): len(lane) for name, lane in self._lanes.items()}
         yield Metric("gauge", "hookd_commit_waiting", "Requests that wait for their commit", waiting, ("lane",))
         batches = {(name,): lane.batches_written for name, lane in self._lanes.items()}

@@ -17,14 +17,15 @@ from ingest.connection import Accepted, Server
 from ingest.receiver import Receiver
 from ingest.refusal import Refusal
 from ingest.store import Writer
+from ingest.terms import Terms
 
 
 @sabotage
 def answer_before_commit() -> None:
     """A webhook is answered when it is queued, not when it is committed."""
 
-    async def save(self: Receiver, row: Any, size: int) -> None:
-        (self.large if size > 1024 * 1024 else self.small).put(row, size).add_done_callback(
+    async def save(self: Receiver, row: Any, size: int, timeout_seconds: float | None = None) -> None:
+        (self.large if size > 1024 * 1024 else self.small).put(row, size, timeout_seconds).add_done_callback(
             lambda done: done.exception()
         )
 
@@ -57,8 +58,8 @@ def tidy_bodies() -> None:
     """A body is stored as text would be: what is not UTF-8 is replaced."""
     row_of = Receiver.row_of
 
-    def tidied(self: Receiver, request: Any, source: str, body: Any, arrived: int) -> Any:
-        return row_of(self, request, source, bytes(body).decode(errors="replace").encode(), arrived)
+    def tidied(self: Receiver, request: Any, source: str, body: Any, arrived: int, terms: Any) -> Any:
+        return row_of(self, request, source, bytes(body).decode(errors="replace").encode(), arrived, terms)
 
     Receiver.row_of = tidied  # type: ignore[method-assign]
 
@@ -77,7 +78,12 @@ def _relaxed(**settings: float) -> None:
 @sabotage
 def no_body_limit() -> None:
     """A body may be as large as it likes."""
-    _relaxed(body_bytes_max=sys.maxsize)
+    read = Receiver.read
+
+    async def read_all(self: Receiver, request: Any, charged: Any, bytes_max: int) -> Any:
+        return await read(self, request, charged, sys.maxsize)
+
+    Receiver.read = read_all  # type: ignore[method-assign]
 
 
 @sabotage
@@ -155,7 +161,8 @@ def store_4xx() -> None:
         answer = await receive(self, request)
         if not isinstance(answer, Accepted) and request.content.exception() is None:
             body = request.content.read_nowait(-1)
-            await self.save(self.row_of(request, "load", body, time.time_ns())[1], len(body))
+            row = self.row_of(request, "load", body, time.time_ns(), Terms(sys.maxsize))[1]
+            await self.save(row, len(body))
         return answer
 
     Receiver.receive = receive_all  # type: ignore[method-assign]
@@ -166,9 +173,9 @@ def store_what_was_cut() -> None:
     """A sender that leaves in the middle of its body leaves a row behind."""
     read = Receiver.read_slowly
 
-    async def read_some(self: Receiver, request: Any, charged: Any) -> bytearray:
+    async def read_some(self: Receiver, request: Any, charged: Any, bytes_max: int) -> bytearray:
         try:
-            return await read(self, request, charged)
+            return await read(self, request, charged, bytes_max)
         except Refusal as why:
             if why.slug != "aborted":
                 raise

@@ -1,0 +1,72 @@
+"""On what terms a source's requests are taken: methods, limits, answer. Pure; made once for each change."""
+
+import re
+from dataclasses import dataclass
+
+from protocol.providers import PROVIDERS, UNNAMED
+from protocol.providers.provider import Provider, Success
+from protocol.source import METHODS, Source
+
+# What an operator may not answer: these frame the answer, and are the receiver's.
+FRAMING = frozenset({"connection", "content-length", "date", "keep-alive", "trailer", "transfer-encoding", "upgrade"})
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\uffff]*")
+RECEIPT_STATUSES = (200, 201, 202)  # with these the row's id is told, where the source has no body of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """`heard`: methods of requests that are read; those not in `methods` too are taken for handshakes alone.
+
+    `event_type`, `delivery_id`: the headers that bear the sender's names. `answer` None: the plain receipt.
+    `source`: only where requests are looked into. `fault`: why nothing of it can be taken.
+    """
+
+    body_bytes_max: int
+    event_type: str | None = None
+    delivery_id: str | None = None
+    methods: tuple[str, ...] = ("POST",)
+    heard: tuple[str, ...] = ("POST",)
+    commit_timeout_seconds: float | None = None
+    answer: Success | None = None
+    source: Source | None = None
+    fault: str | None = None
+
+
+def unregistered(body_bytes_max: int) -> tuple[dict[str, Terms], Terms]:
+    """The terms of those that bear a provider's name, which get its naming and nothing more; and of all others."""
+
+    def terms(provider: Provider) -> Terms:
+        return Terms(body_bytes_max, provider.event_type, provider.delivery_id)
+
+    return {name: terms(provider) for name, provider in PROVIDERS.items()}, terms(UNNAMED)
+
+
+def registered(source: Source, body_bytes_max: int) -> Terms:
+    """The source's own terms; of the receiver's limits none is exceeded."""
+    greets = source.provider.handshake is not None
+    looked_into = greets or source.mode == "edge"
+    return Terms(
+        min(source.body_bytes_max or body_bytes_max, body_bytes_max),
+        source.provider.event_type,
+        source.provider.delivery_id,
+        source.methods,
+        METHODS if greets else source.methods,
+        source.commit_timeout_seconds,
+        _answer(source),
+        source if looked_into else None,
+        source.fault if looked_into else None,
+    )
+
+
+def _answer(source: Source) -> Success | None:
+    status, headers, body = source.answer
+    headers = tuple(pair for pair in headers if may_be_sent(*pair))
+    is_plain = status == 200 and not headers and body is None
+    return None if is_plain and "HEAD" not in source.methods else Success(status, headers, body)
+
+
+def may_be_sent(name: str, value: str) -> bool:
+    """Whether a header can be answered: whatever stands in the table, it breaks no answer in two."""
+    fits = HEADER_NAME.fullmatch(name) and HEADER_VALUE.fullmatch(value)
+    return bool(fits) and name.lower() not in FRAMING
