@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import asyncpg
+from pydantic import SecretStr
 
 from chassis.database import Connection, Database, DatabaseError
 from chassis.lifeline import Lifeline
@@ -29,6 +30,7 @@ from tests.databases import execute
 PATIENCE_SECONDS = 20.0  # far more than anything here takes: a test that hangs shall fail
 BACK_SECONDS = 5.0  # a receiver works again so soon after its database does
 KIB, MIB = 1024, 1024 * 1024
+SECRET_KEY = "aG9va2Qtc2VhbHMtdGVzdHMtd2l0aC10aGlzLWtleSE="
 
 T = TypeVar("T")
 Headers = Sequence[tuple[bytes, bytes]]
@@ -228,7 +230,12 @@ def a_listener(host: str = "127.0.0.1") -> socket.socket:
 
 @asynccontextmanager
 async def receiving(
-    database: Database | str, listener: socket.socket | None = None, *, grace_seconds: float = 5.0, **settings: Any
+    database: Database | str,
+    listener: socket.socket | None = None,
+    *,
+    grace_seconds: float = 5.0,
+    secret_key: str = SECRET_KEY,
+    **settings: Any,
 ) -> AsyncIterator[Local]:
     """A receiver in this test's event loop, with sources stored that nobody registered unless told otherwise."""
     database = Database(database) if isinstance(database, str) else database
@@ -241,7 +248,7 @@ async def receiving(
         ours, theirs = socket.socketpair()
         leaving.enter_context(ours)
         lifeline = Lifeline(theirs.detach())
-        common = CommonSettings(metrics_port=0, grace_seconds=grace_seconds)
+        common = CommonSettings(metrics_port=0, grace_seconds=grace_seconds, secret_key=SecretStr(secret_key))
         work = serve(common, IngestSettings(**settings), database, [listener], lifeline=lifeline)
         local = Local(listener.getsockname()[1], lifeline=ours, ended=asyncio.create_task(work))
         leaving.push_async_callback(_end, local)

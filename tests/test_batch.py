@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.batch import BYTES_MAX, ROWS_MAX, AlreadyThere, Lane, NotWritten, Refused, Row
+from ingest.batch import BYTES_MAX, ROWS_MAX, TRY_SECONDS, AlreadyThere, Lane, NotWritten, Refused, Row
 from ingest.refusal import Refusal
 
 MIB = 1024 * 1024
@@ -345,3 +345,50 @@ async def test_a_lane_that_works_writes_nothing_unasked() -> None:
         for _ in range(10):
             await asyncio.sleep(0)
     assert table.writes == [[row(1)]]
+
+
+class Dead:
+    """A connection that answers nothing, ever; it remembers how long each try was to take."""
+
+    def __init__(self) -> None:
+        self.tries: list[float] = []
+
+    async def write(self, rows: Sequence[Row], timeout: float) -> None:
+        self.tries.append(timeout)
+        await asyncio.sleep(0)
+        raise NotWritten("no answer")
+
+
+@pytest.mark.parametrize(
+    ("lane_seconds", "row_seconds", "longest"),
+    [(2.0, 600.0, TRY_SECONDS), (10.0, 600.0, 10.0), (2.0, 3.0, 3.0), (2.0, 1.0, 1.0), (2.0, None, 2.0)],
+)
+async def test_a_patient_row_s_write_is_tried_in_pieces(
+    lane_seconds: float, row_seconds: float | None, longest: float
+) -> None:
+    """A half-open connection is left in time for all others, however long one sender would wait."""
+    dead = Dead()
+    lane = Lane(dead.write, timeout_seconds=lane_seconds)
+    async with running(lane):
+        lane.put(row(1), 0, row_seconds)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while not dead.tries:  # noqa: ASYNC110 - it is asked in one of the loop's next turns
+                await asyncio.sleep(0)
+    assert longest - 0.5 < dead.tries[0] <= longest
+
+
+async def test_a_row_waits_as_long_as_it_was_said_to() -> None:
+    """Beside others that wait longer or less."""
+    table = Table()
+    table.close()
+    lane = a_lane(table, 600.0)
+    async with running(lane):
+        short, long = lane.put(row(1), 10, 0.01), lane.put(row(2), 10)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while not short.done():
+                lane.expire()
+                await asyncio.sleep(0.001)
+        assert await statuses([short]) == [503]
+        assert not long.done()
+        table.open.set()
+        assert await statuses([long]) == [200]

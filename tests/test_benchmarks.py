@@ -74,6 +74,19 @@ def test_receiver_figures(tmp_path: Path) -> None:
 
 
 @needs_linux
+@needs_wrk
+def test_what_sources_cost(tmp_path: Path) -> None:
+    """With fifty sources registered and with none, in turn, in one run; the ratio has its target."""
+    _, written = figures(tmp_path, "sources")
+    (section,) = written["sections"]
+    assert section["wrong"] == []
+    assert all(value > 0 for figure in section["figures"] for value in figure["values"])
+    assert [figure["name"] for figure in section["figures"] if figure["target"]] == [
+        "requests/s, 50 registered ÷ none registered"
+    ]
+
+
+@needs_linux
 def test_other_figures(tmp_path: Path) -> None:
     """Drain, latency and memory are measured without wrk, in one run, each event handled once and processed."""
     printed, written = figures(tmp_path, "drain", "latency", "memory")

@@ -6,7 +6,7 @@ import json
 import random
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -23,6 +23,7 @@ from tests.receiving import (
     Local,
     Sender,
     a_listener,
+    away,
     chunked,
     cut,
     head,
@@ -200,6 +201,18 @@ async def test_the_receiver_s_clock_is_corrected(
     now = await connection.fetchval(f"SELECT clock_timestamp() + interval '{ahead}'")
     assert timedelta(0) < now - row["received_at"] < timedelta(seconds=5)
     assert row["id"].int >> 80 == int(row["received_at"].timestamp() * 1000)
+
+
+async def test_the_receiver_s_clock_is_corrected_once_the_database_is_there(
+    server_url: str, database_url: str, connection: Connection
+) -> None:
+    """Also where it was away at the start."""
+    async with clock_ahead(server_url, connection, "1 hour"), AsyncExitStack() as leaving:
+        async with away(server_url, connection):
+            receiver = await leaving.enter_async_context(receiving(database_url))
+        row = await row_of(connection, await receiver.post_until(200))
+    now = await connection.fetchval("SELECT clock_timestamp() + interval '1 hour'")
+    assert timedelta(0) < now - row["received_at"] < timedelta(seconds=5)
 
 
 @any_server

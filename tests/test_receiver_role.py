@@ -17,6 +17,7 @@ from chassis.embedded import Embedded
 from migrations.upgrade import upgrade
 from tests.databases import execute
 from tests.receiving import PATIENCE_SECONDS, receiving, row_of, stored
+from tests.registered import register
 
 ROLES = """
 CREATE ROLE receiver LOGIN IN ROLE hookd_receiver;
@@ -101,6 +102,44 @@ async def test_the_role_knows_the_registered_sources(receiver_url: str, owner: C
     await owner.execute("DELETE FROM hookd.sources")
 
 
+async def test_the_role_judges_greets_and_keeps(receiver_url: str, owner: Connection) -> None:
+    """With the secrets of those sources that need it: a sealed one of any other it does not even see."""
+    await register(owner, "shop", "token", "secret", mode="edge")
+    await register(owner, "chat", "slack", "secret", mode="deferred")
+    await register(owner, "code", "github", "secret", mode="deferred")
+    async with logged_in(receiver_url) as connection:
+        seen = await connection.fetch("SELECT name FROM hookd.receiver_sources WHERE secrets IS NOT NULL ORDER BY 1")
+    assert [row["name"] for row in seen] == ["chat", "shop"]
+    before = await stored(owner)
+    async with receiving(receiver_url, unknown_sources="auto") as receiver:
+        row = await row_of(owner, await receiver.post("/shop", b"", [(b"Authorization", b"secret")]))
+        assert row["verdict"] == "verified"
+        assert (await receiver.post("/shop")).status == 401
+        assert (await receiver.post("/chat", b'{"type":"url_verification","challenge":"c"}')).status == 401
+        assert (await receiver.post("/demo")).status == 404
+        await row_of(owner, await receiver.post("/code"))
+    assert await stored(owner) == before + 3
+    assert await owner.fetchval("SELECT count(*) FROM hookd.refused") == 1
+    await owner.execute("DELETE FROM hookd.sources")
+
+
+async def test_the_role_keeps_only_what_an_edge_source_refused(receiver_url: str, owner: Connection) -> None:
+    """Whoever takes a receiver over writes no failed events for other sources, and none as verified."""
+    await register(owner, "shop", "token", "secret", mode="edge")
+    await register(owner, "code", "github", "secret", mode="deferred")
+    row = "gen_random_uuid(), '{}', null, null, now(), 'POST', '/', '[]', null, '', '{}', {}"
+    async with logged_in(receiver_url) as connection:
+        for source, verdict, rows_max in (
+            ("code", "x", 9),
+            ("demo", "x", 9),
+            ("shop", "verified", 9),
+            ("shop", "x", 0),
+        ):
+            keep = f"SELECT hookd.keep_refused({row.format(source, verdict, rows_max)})"
+            assert await connection.fetchval(keep) is False
+    await owner.execute("DELETE FROM hookd.sources")
+
+
 COLUMNS = "id, source, method, target, headers, payload"
 VALUES = "gen_random_uuid(), 'demo', 'POST', '/demo', '[]', ''"
 
@@ -128,6 +167,7 @@ VALUES = "gen_random_uuid(), 'demo', 'POST', '/demo', '[]', ''"
                 "attempts": "1",
                 "claims": "1",
                 "reason": "'because'",
+                "replayed": "true",
             }.items()
         ),
         "SELECT * FROM hookd.attempts",
@@ -137,6 +177,18 @@ VALUES = "gen_random_uuid(), 'demo', 'POST', '/demo', '[]', ''"
         "INSERT INTO hookd.attempts (event_id, claim, attempt) VALUES (gen_random_uuid(), 1, 1)",
         "INSERT INTO hookd.deliveries VALUES ('demo', 'a', gen_random_uuid(), now())",
         "INSERT INTO hookd.counts VALUES (current_date, 'demo', 'failed', 1)",
+        "SELECT * FROM hookd.secrets",
+        "SELECT sealed FROM hookd.secrets",
+        "SELECT * FROM hookd.sources",
+        "SELECT provider FROM hookd.sources",
+        "SELECT options FROM hookd.sources",
+        "SELECT * FROM hookd.processor_sources",
+        "SELECT * FROM hookd.refused",
+        "DELETE FROM hookd.refused",
+        "SELECT hookd.forget_refused('0 s', 1)",
+        "UPDATE hookd.registry SET revision = 0",
+        "UPDATE hookd.receiver_sources SET mode = 'off'",
+        "INSERT INTO hookd.secrets (source, sealed) VALUES ('demo', 'x')",
         "INSERT INTO hookd.sources VALUES ('demo')",
         "DELETE FROM hookd.sources",
         "UPDATE hookd.schema_version SET version_num = '0000'",
