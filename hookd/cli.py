@@ -22,6 +22,8 @@ COMMANDS = {
     "replay": "Set settled events back to new.",
     "sources": "Who sends: register, change, rotate secrets, export and apply.",
     "verify": "Did the sender sign this? Judge a delivery by its bytes.",
+    "send": "Send a delivery as its sender would, signed.",
+    "doctor": "Is all well? Try every provider against what runs.",
     "psql": "psql on the very database hookd uses.",
     "settings": "Each setting with its value, origin and meaning.",
 }

@@ -7,7 +7,9 @@ from typing import Literal, NamedTuple, TypeAlias
 from protocol import content, keys
 from protocol.providers.provider import Provider, Sample
 from protocol.request import Request
-from protocol.signature import NO_OPTIONS
+from protocol.shaping import sized, typed
+from protocol.signature import NO_OPTIONS, judge
+from protocol.verdict import Refused, UnverifiedError
 
 OLD_SECONDS = 24 * 3600  # more than any provider tolerates
 HOST = "hooks.example.com"
@@ -46,17 +48,39 @@ def sample_delivery(
     target: str = "/sample",
     host: str = HOST,
     options: Mapping[str, str] = NO_OPTIONS,
+    event_type: str | None = None,
+    body_bytes: int | None = None,
+    happened: float | None = None,
 ) -> Request:
     """The provider's sample, signed with `key` at `at` (seconds since 1970).
 
-    `delivery` makes it another one each time. `fault`: "bad-signature" is signed with another key, "old" a day before.
-    Raises ValueError where the key is not of the provider's kind.
+    `delivery` makes it another one each time. `happened`: when what it tells of happened, so that a retry can say the
+    same; by default when it is signed. `fault`: "bad-signature" is signed with another key, "old" a day before.
+    Raises ValueError where the key is not of the provider's kind, and where no sample has that type or size.
     """
     sample = sample_of(provider)
     signed_at = at - OLD_SECONDS if fault == "old" else at
-    if fault == "bad-signature":
-        key = another(sample, key)
-    return provider.scheme.sign(draft(sample, delivery, signed_at, target, host), key, signed_at, options)
+    signing_key = another(sample, key) if fault == "bad-signature" else key
+
+    def sign(request: Request) -> Request:
+        try:
+            return provider.scheme.sign(request, signing_key, signed_at, options)
+        except UnverifiedError as error:
+            raise ValueError(str(error)) from None
+        except ValueError:
+            raise ValueError("this key is not one that the sender signs with") from None
+
+    request = draft(sample, delivery, signed_at if happened is None else happened, target, host)
+    request = typed(provider, request, event_type) if event_type is not None else request
+    return sized(request, body_bytes, sign) if body_bytes is not None else sign(request)
+
+
+def has_time(provider: Provider, at: float) -> bool:
+    """Whether its sample of yesterday is refused for that."""
+    keys_, options = credentials(provider, at), sample_of(provider).options
+    old = sample_delivery(provider, keys_.key, at, fault="old", options=options)
+    verdict = judge(provider, old, [keys_.secret], at, options=options, certificate=keys_.certificate)
+    return isinstance(verdict, Refused) and verdict.check == "timestamp"
 
 
 def sample_of(provider: Provider) -> Sample:

@@ -1,0 +1,21 @@
+"""The fixtures of hookd.testing. The one module of hookd's that imports pytest."""
+
+from collections.abc import Callable
+
+import pytest
+
+from hookd import testing
+from processor.event import Event
+from protocol.request import Request
+
+
+@pytest.fixture(scope="session")
+def hookd_delivery() -> Callable[..., Request]:
+    """Makes deliveries: `hookd_delivery("github", type="push")`, as hookd.testing.delivery."""
+    return testing.delivery
+
+
+@pytest.fixture(scope="session")
+def hookd_event() -> Callable[..., Event]:
+    """Makes events: `hookd_event("github", type="push")`, as hookd.testing.event."""
+    return testing.event
