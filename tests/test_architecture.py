@@ -19,7 +19,7 @@ ARROWS = {
 }
 # A library, and the files that may import it.
 DOORS = {
-    "aiohttp": {"ingest/connection.py", "ingest/receiver.py", "processor/certificates.py"},
+    "aiohttp": {"ingest/connection.py", "ingest/receiver.py", "processor/certificates.py", "hookd/client.py"},
     "apscheduler": {"processor/schedule.py"},
     "asyncpg": {"*/store.py", "chassis/database.py"},
     "alembic": {"migrations/*.py", "migrations/versions/*.py"},
@@ -32,6 +32,7 @@ DOORS = {
     "rich": {"hookd/*.py", "hookd/commands/*.py"},
     "tomli_w": {"hookd/registry/file.py"},
     "uvloop": {"hookd/commands/*.py"},
+    "pytest": {"hookd/fixtures.py"},
     "uuid_utils": {"ingest/receiver.py"},
 }
 SQL_FILES = {"*/store.py", "chassis/database.py", "migrations/*.py", "migrations/versions/*.py"}
