@@ -19,7 +19,7 @@ REMEMBERED_MAX = 1000  # a registry is read again after each change of it
 # `cryptography` is imported with the first secret: most processes have none, and it costs 40 ms.
 
 
-class VaultError(Exception):
+class VaultError(ValueError):
     """What is wrong with the keys, or with what they should open; no key and no secret in it."""
 
 

@@ -19,7 +19,7 @@ log = get_logger()
 
 
 class Knowledge:
-    """Refreshed while `run` runs; with the database away the last knowledge stands. `unseal` raises Unsealable."""
+    """Refreshed while `run` runs; with the database away the last knowledge stands. `unseal` raises ValueError."""
 
     def __init__(
         self,

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import partial
 
 from chassis import collector, metrics
 from chassis.database import Database, Unavailable
@@ -12,7 +12,7 @@ from chassis.lifeline import Lifeline
 from chassis.logs import get_logger
 from chassis.process import Stop, every
 from chassis.settings import CommonSettings
-from chassis.vault import VaultError, open_vault
+from chassis.vault import open_vault
 from ingest.batch import Lane
 from ingest.connection import Server, require_c_parser
 from ingest.keeping import Keeping
@@ -21,7 +21,6 @@ from ingest.receiver import Receiver
 from ingest.settings import IngestSettings
 from ingest.store import Keeper, Side, Writer
 from ingest.tally import Tally
-from protocol.source import Unsealable
 
 EXPIRE_SECONDS = 0.1
 SWEEP_SECONDS = 1.0
@@ -54,7 +53,7 @@ async def serve(
     keeper = Keeper(database, f"receiver {slot} refused")
     keeping = Keeping(keeper.keep, settings.refused_rows_max)
     tally = Tally(lanes, keeping.outcomes)
-    knowledge = Knowledge(side, settings.unknown_sources, settings.body_bytes_max, unsealing(common))
+    knowledge = Knowledge(side, settings.unknown_sources, settings.body_bytes_max, open_vault(common).unseal)
     with contextlib.suppress(Unavailable):  # else the first requests would be told that nobody knows yet
         await knowledge.refresh(clock=True)
     knowledge.require_usable()
@@ -84,19 +83,6 @@ async def serve(
     for close in (side.close, keeper.close, *(writer.close for writer in writers.values())):
         await close()
     log.info("ingest.stopped", slot=slot)
-
-
-def unsealing(common: CommonSettings) -> Callable[[str], bytes]:
-    """Unseals with the keys that the settings name, looked for when the first secret is. Raises Unsealable."""
-    vault = cache(lambda: open_vault(common))
-
-    def unseal(sealed: str) -> bytes:
-        try:
-            return vault().unseal(sealed)
-        except VaultError as error:
-            raise Unsealable(str(error)) from None
-
-    return unseal
 
 
 async def _listen_until(

@@ -8,7 +8,6 @@ from datetime import date, datetime
 from functools import lru_cache
 
 import asyncpg
-import orjson
 
 from chassis.database import (
     DATA_ERRORS,
@@ -22,8 +21,7 @@ from chassis.database import (
 )
 from chassis.logs import get_logger
 from ingest.batch import AlreadyThere, NotWritten, Refused, Row
-from protocol.providers import PROVIDERS
-from protocol.source import Source, fits, source_of
+from protocol.source import Source, source_of
 
 REVISION_NEEDED = "0002"
 COLUMNS = (
@@ -40,7 +38,6 @@ COLUMNS = (
     "verdict",
 )
 RECEIVED_AT = COLUMNS.index("received_at")
-UNREADABLE = "its row in hookd.sources cannot be read: options or answer are not as hookd writes them"
 CHANNEL = "hookd"
 HINT_SECONDS = 0.010
 SIDE_SECONDS_MAX = 2.0
@@ -158,11 +155,11 @@ class Side:
         return revision
 
     async def sources(self, unseal: Callable[[str], bytes]) -> dict[str, Source]:
-        """The registered sources by their names. `unseal` raises Unsealable. Raises Unavailable."""
+        """The registered sources by their names. `unseal` raises ValueError. Raises Unavailable."""
         records = await self._link.run(
             lambda connection: connection.fetch("SELECT * FROM hookd.receiver_sources"), timeout=SIDE_SECONDS_MAX
         )
-        return {record["name"]: _source(record, unseal) for record in records}
+        return {record["name"]: source_of(dict(record), unseal) for record in records}
 
     async def clock_offset_seconds(self) -> float:
         """How far the database's clock is ahead. Raises Unavailable."""
@@ -189,19 +186,6 @@ class Side:
 
 async def _nothing(_: Connection) -> None:
     return None
-
-
-def _source(record: asyncpg.Record, unseal: Callable[[str], bytes]) -> Source:
-    decoded = {name: orjson.loads(record[name] or "null") for name in ("options", "answer", "secrets")}
-    try:
-        source = source_of({**record, **decoded}, unseal)
-        texts = (*source.options.values(), *(text for pair in source.answer.headers for text in pair))
-        is_ours = fits(source.answer) and all(isinstance(text, str) for text in texts)
-    except (TypeError, ValueError, AttributeError):
-        is_ours = False
-    if not is_ours:  # somebody wrote it by hand: no other source shall suffer
-        return Source(record["name"], PROVIDERS["none"], "edge", fault=UNREADABLE, is_probe=record["is_probe"])
-    return source
 
 
 class Keeper:

@@ -1,16 +1,11 @@
 """On what terms a source's requests are taken: methods, limits, answer. Pure; made once for each change."""
 
-import re
 from dataclasses import dataclass
 
 from protocol.providers import PROVIDERS, UNNAMED
 from protocol.providers.provider import Provider, Success
 from protocol.source import METHODS, Source
 
-# What an operator may not answer: these frame the answer, and are the receiver's.
-FRAMING = frozenset({"connection", "content-length", "date", "keep-alive", "trailer", "transfer-encoding", "upgrade"})
-HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\uffff]*")
 RECEIPT_STATUSES = (200, 201, 202)  # with these the row's id is told, where the source has no body of its own
 
 
@@ -60,13 +55,4 @@ def registered(source: Source, body_bytes_max: int) -> Terms:
 
 
 def _answer(source: Source) -> Success | None:
-    status, headers, body = source.answer
-    headers = tuple(pair for pair in headers if may_be_sent(*pair))
-    is_plain = status == 200 and not headers and body is None
-    return None if is_plain and "HEAD" not in source.methods else Success(status, headers, body)
-
-
-def may_be_sent(name: str, value: str) -> bool:
-    """Whether a header can be answered: whatever stands in the table, it breaks no answer in two."""
-    fits = HEADER_NAME.fullmatch(name) and HEADER_VALUE.fullmatch(value)
-    return bool(fits) and name.lower() not in FRAMING
+    return None if source.answer == Success() and "HEAD" not in source.methods else source.answer

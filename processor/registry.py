@@ -1,12 +1,12 @@
 """What the processor knows of sources: as they were registered when the rows at hand were claimed, or later."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from chassis.logs import get_logger
-from chassis.vault import Vault, VaultError
+from chassis.vault import Vault
 from processor.store import Store
 from protocol.providers import PROVIDERS
-from protocol.source import Source, Unsealable, source_of
+from protocol.source import Source, source_of
 
 # A source that nobody registered and that bears a provider's name is named as that provider names, and nothing more.
 UNREGISTERED: Mapping[str, Source] = {
@@ -27,7 +27,7 @@ class Registry:
 
     def __init__(self, store: Store, vault: Vault) -> None:
         self._store = store
-        self._unseal = unsealing(vault)
+        self._vault = vault
         self.sources = UNREGISTERED
         self.revision: int | None = None
 
@@ -49,7 +49,7 @@ class Registry:
     async def _renewed(self) -> list[Source]:
         """Those that cannot be judged; all that they send fails."""
         revision, records = await self._store.sources()
-        registered = {record["name"]: source_of(record, self._unseal) for record in records}
+        registered = {record["name"]: source_of(dict(record), self._vault.unseal) for record in records}
         self.sources, self.revision = {**UNREGISTERED, **registered}, revision
         return [source for source in registered.values() if cannot_judge(source)]
 
@@ -57,15 +57,3 @@ class Registry:
 def cannot_judge(source: Source) -> bool:
     """Whether it should be judged, and nothing of it can be."""
     return source.mode != "off" and source.fault is not None
-
-
-def unsealing(vault: Vault) -> Callable[[str], bytes]:
-    """The vault's unseal, with an error that `protocol` knows."""
-
-    def unseal(sealed: str) -> bytes:
-        try:
-            return vault.unseal(sealed)
-        except VaultError as why:
-            raise Unsealable(str(why)) from None
-
-    return unseal

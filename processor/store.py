@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import asyncpg
-import orjson
 
 from chassis.database import (
     DATA_ERRORS,
@@ -285,10 +284,10 @@ class Store:
         )
         return value
 
-    async def sources(self) -> tuple[int, list[dict[str, Any]]]:
+    async def sources(self) -> tuple[int, list[Any]]:
         """The registry's revision, and the sources as they are at it."""
         records = await self._run(self._side, lambda connection: connection.fetch(SOURCES))
-        return records[0]["revision"], [_decoded(record) for record in records if record["name"] is not None]
+        return records[0]["revision"], [record for record in records if record["name"] is not None]
 
     async def decide(self, contenders: Sequence[Contender], lane: int | None = None) -> dict[UUID, UUID]:
         """Who owns the delivery of each of these events, decided and committed."""
@@ -467,13 +466,6 @@ async def _settle(connection: Connection, settlements: Sequence[Settlement]) -> 
     named = deliveries if any(deliveries) else []
     kept_out = await connection.fetch(SETTLE, ids, numbered, named, *map(list, columns))
     return set(ids).difference(record["id"] for record in kept_out)
-
-
-def _decoded(record: asyncpg.Record) -> dict[str, Any]:
-    decoded = dict(record)
-    for name in ("options", "answer", "secrets"):
-        decoded[name] = orjson.loads(decoded[name]) if decoded[name] is not None else None
-    return decoded
 
 
 def _busy_is_none(work: Callable[[Connection], Any]) -> Callable[[Connection], Any]:

@@ -1,10 +1,11 @@
 """A registered source: who sends there, how it is verified, and what is answered."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
+from protocol import content
 from protocol.providers import PROVIDERS, Provider
 from protocol.providers.provider import Success
 from protocol.request import SOURCE, Request
@@ -27,11 +28,8 @@ HEADER_VALUE = re.compile(r"([\x21-\x7e\xa1-\xff]([\x20-\x7e\xa0-\xff]{0,2000}[\
 FRAMING = ("content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "date")
 WINDOW_SECONDS = 7 * 24 * 3600
 VERIFIED = "verified"
+UNREADABLE = "its row in hookd.sources cannot be read: enter it with hookd sources"
 FETCHING = ("aws-sns",)  # a receiver fetches nothing
-
-
-class Unsealable(Exception):
-    """A secret cannot be read with the keys at hand."""
 
 
 class Secret(NamedTuple):
@@ -72,34 +70,38 @@ class Source:
 
 
 def source_of(record: Mapping[str, Any], unseal: Callable[[str], bytes]) -> Source:
-    """A source from its row in one of the views `receiver_sources` and `processor_sources`, JSON decoded.
+    """A source from its row in one of the views `receiver_sources` and `processor_sources`, JSON as text.
 
-    `unseal` raises Unsealable; then, and where this hookd does not know the provider, the source has a fault: nothing
-    of it is verified.
+    `unseal` raises ValueError. Then, where this hookd does not know the provider, and where somebody wrote a row by
+    hand that cannot be read, the source has a fault: nothing of it is verified, and no other source suffers.
     """
-    name, mode = record["name"], record["mode"]
+    try:
+        return _read(record, unseal)
+    except (TypeError, ValueError, AttributeError):
+        return Source(record["name"], PROVIDERS["none"], "edge", fault=UNREADABLE, is_probe=record["is_probe"])
+
+
+def _read(record: Mapping[str, Any], unseal: Callable[[str], bytes]) -> Source:
     provider = PROVIDERS.get(record["provider"])
     fault = None if provider else f"this hookd knows no provider {record['provider']!r}"
-    secrets: list[Secret] = []
-    options = dict(record["options"])
-    try:
-        for called, sealed, expires_at in record["secrets"] or ():
-            value = unseal(sealed)
-            if called == SECRET:
-                secrets.append(Secret(value, expires_at))
-            else:
-                options.setdefault(called, value.decode("utf-8", "surrogateescape"))
-    except Unsealable as why:
-        fault = str(why)
     provider = provider or PROVIDERS["none"]
+    options, secrets = dict(_json(record["options"])), tuple[Secret, ...]()
+    try:
+        secrets, secret_options = _opened(_json(record["secrets"]) or (), unseal)
+        options = secret_options | options
+    except ValueError as why:
+        fault = str(why)
+    answer = answer_of(_json(record["answer"])) or provider.success
+    if faults_of_answer(answer) or not all(isinstance(value, str) for value in options.values()):
+        raise ValueError(UNREADABLE)
     return Source(
-        name,
+        record["name"],
         provider,
-        mode,
+        record["mode"],
         options,
-        tuple(secrets),
+        secrets,
         tuple(record["methods"]),
-        answer_of(record["answer"]) or provider.success,
+        answer,
         record["body_bytes_max"],
         record["commit_timeout_seconds"] or deadline_seconds(provider),
         record["duplicates"],
@@ -107,6 +109,20 @@ def source_of(record: Mapping[str, Any], unseal: Callable[[str], bytes]) -> Sour
         record["is_probe"],
         fault,
     )
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else content.parse_json(text.encode())
+
+
+def _opened(
+    sealed: Iterable[tuple[str, str, float | None]], unseal: Callable[[str], bytes]
+) -> tuple[tuple[Secret, ...], dict[str, str]]:
+    """Signing secrets, and the options that are secrets. Raises ValueError."""
+    opened = [(name, Secret(unseal(each), expires_at)) for name, each, expires_at in sealed]
+    options = {name: secret.value.decode("utf-8", "surrogateescape") for name, secret in reversed(opened)}
+    options.pop(SECRET, None)
+    return tuple(secret for name, secret in opened if name == SECRET), options
 
 
 def answer_of(stored: Mapping[str, Any] | None) -> Success | None:

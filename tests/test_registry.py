@@ -18,7 +18,7 @@ pytestmark = pytest.mark.any_server
 
 KEY, ANOTHER_KEY = "dGVzdHMtc2VhbC13aXRoLXRoaXMtMzItYnl0ZS1rZXk=", "YW5vdGhlci1rZXktb2YtMzItYnl0ZXMtZm9yLXRlc3Q="
 ANOTHER_VAULT = Vault(ANOTHER_KEY, Path("/nowhere"))
-UNREADABLE = "a secret cannot be read with the key of HOOKD_SECRET_KEY"
+UNREADABLE = "a secret cannot be read with the key of HOOKD_SECRET_KEY: it was sealed with another"
 
 
 @pytest.fixture

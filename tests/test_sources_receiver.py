@@ -14,7 +14,6 @@ from structlog.testing import capture_logs
 
 from chassis.database import Connection, DatabaseError
 from chassis.vault import Vault
-from ingest.terms import may_be_sent
 from tests.commands import Hookd
 from tests.needs import needs
 from tests.receiving import (
@@ -201,35 +200,18 @@ async def test_a_provider_has_an_answer_of_its_own(database_url: str, connection
         assert [(await receiver.post(f"/{name}")).status for name in ("watson", "graph", "other")] == [201, 202, 200]
 
 
-async def test_no_header_breaks_an_answer_in_two(database_url: str, connection: Connection) -> None:
-    """Whatever stands in the table: what cannot be a header, or frames the answer, is not sent."""
-    evil = [["X-A", "b\r\nX-Evil: 1"], ["X-B\n", "c"], ["Content-Length", "100"], ["Transfer-Encoding", "chunked"]]
-    await register(connection, "shop", answer={"status": 200, "headers": [*evil, ["X-Good", "1"]], "body": "ok"})
-    async with receiving(database_url) as receiver:
-        answer = await receiver.post("/shop")
-    assert (answer.status, answer.body, answer.headers["x-good"]) == (200, b"ok", "1")
-    assert not {"x-evil", "x-a", "x-b", "transfer-encoding"} & answer.headers.keys()
-
-
 @pytest.mark.parametrize(
-    ("name", "value", "may"),
-    [
-        ("X-A", "b", True),
-        ("X-A", "", True),
-        ("X-A", "tab\tand ü", True),
-        ("X-A", "a\nb", False),
-        ("X-A", "a\rb", False),
-        ("X-A", "a\0b", False),
-        ("X-A", "a\x7fb", False),
-        ("", "b", False),
-        ("X A", "b", False),
-        ("X-A:", "b", False),
-        ("connection", "close", False),
-    ],
+    ("name", "value", "status"),
+    [("X-A", "b", 200), ("X-A", "b\r\nX-Evil: 1", 503), ("X-B\n", "c", 503), ("Content-Length", "100", 503)],
 )
-def test_what_may_be_answered(name: str, value: str, may: bool) -> None:
-    """A token, and visible text."""
-    assert may_be_sent(name, value) is may
+async def test_no_header_breaks_an_answer_in_two(
+    database_url: str, connection: Connection, name: str, value: str, status: int
+) -> None:
+    """What cannot be a header, or frames the answer, was written by hand: nothing is taken for that source."""
+    async with receiving(database_url) as receiver:
+        await register(connection, "shop", answer={"headers": [[name, value]], "body": "ok"})
+        await answers(receiver, status, post("/shop"))
+        assert "x-evil" not in (await receiver.post("/shop")).headers
 
 
 async def test_a_source_is_named_by_its_provider_s_headers(database_url: str, connection: Connection) -> None:

@@ -12,7 +12,7 @@ import click
 import orjson
 
 from chassis.settings import environment
-from chassis.vault import VaultError, open_vault
+from chassis.vault import open_vault
 from hookd import show
 from hookd.client import Answer, Client, Place, Unreachable, place_by, place_of
 from hookd.configuration import Configuration, configure, database_of
@@ -23,7 +23,7 @@ from protocol.providers.provider import Provider
 from protocol.request import SOURCE, Request
 from protocol.samples import Fault, credentials, has_time, sample_delivery, sample_of
 from protocol.schemes.shown import Nothing
-from protocol.source import Source, Unsealable, source_of
+from protocol.source import Source, source_of
 
 BODY_BYTES_MAX = 512 * 1024 * 1024
 ANSWER_CHARACTERS_SHOWN = 200
@@ -159,16 +159,9 @@ def signs_nothing(name: str) -> bool:
 def look_up(configuration: Configuration, name: str) -> tuple[str, Source] | None:
     """The registered source and its provider's name; None where nobody registered it."""
     vault = open_vault(configuration.common)
-
-    def unseal(sealed: str) -> bytes:
-        try:
-            return vault.unseal(sealed)
-        except VaultError as error:
-            raise Unsealable(str(error)) from None
-
     with database_of(configuration.common) as database:
         record = asyncio.run(_look_up(Store(database), name))
-    return (record["provider"], source_of(record, unseal)) if record is not None else None
+    return (record["provider"], source_of(record, vault.unseal)) if record is not None else None
 
 
 async def _look_up(store: Store, name: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """What must be right before anything can be tried: database, clocks, days, keys, receiver, processor."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from hookd.client import Client, Unreachable
 from hookd.doctor.store import Store
 from hookd.show import duration
 from protocol.request import Request
-from protocol.source import Unsealable, source_of
+from protocol.source import source_of
 
 OFFSET_SECONDS_MAX = 2.0  # Paddle allows five, and the way here takes its part
 MAINTAINED_SECONDS_MAX = 3600.0  # it runs every ten minutes
@@ -68,21 +68,11 @@ def keys(vault: Vault, records: list[dict[str, Any]]) -> Check:
         vault.unseal(vault.seal(b"hookd doctor"))
     except VaultError as error:
         return Check("secret key", False, str(error))
-    sources = [source_of(record, unsealing(vault)) for record in records]
+    sources = [source_of(record, vault.unseal) for record in records]
     faults = [f"{source.name}: {source.fault}" for source in sources if source.fault]
     if faults:
         return Check("secret key", False, "; ".join(faults))
     return Check("secret key", True, f"{vault.origin} opens the secrets of all {len(sources)} registered sources")
-
-
-def unsealing(vault: Vault) -> Callable[[str], bytes]:
-    def unseal(sealed: str) -> bytes:
-        try:
-            return vault.unseal(sealed)
-        except VaultError as error:
-            raise Unsealable(str(error)) from None
-
-    return unseal
 
 
 async def receiver(client: Client) -> Check:

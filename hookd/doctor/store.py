@@ -85,10 +85,10 @@ class Store:
     async def source(self, name: str) -> dict[str, Any] | None:
         """A registered source as source_of reads it."""
         records = await self._fetch(SOURCE, name)
-        return source_record(records[0]) if records else None
+        return dict(records[0]) if records else None
 
     async def sources(self) -> list[dict[str, Any]]:
-        return [source_record(record) for record in await self._fetch(SOURCES)]
+        return [dict(record) for record in await self._fetch(SOURCES)]
 
     async def server(self) -> Mapping[str, Any]:
         """What the environment is like, from the database's side."""
@@ -183,8 +183,3 @@ def source_row(draft: Draft) -> tuple[object, ...]:
         answer,
         draft.at_receipt,
     )
-
-
-def source_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    decoded = {name: json.loads(record[name]) if record[name] else None for name in ("options", "answer", "secrets")}
-    return {**record, **decoded}
