@@ -1,15 +1,19 @@
-"""The `hookd` command as people run it: a process of its own, into a pipe or on a terminal."""
+"""The `hookd` command as people run it: a process of its own, into a file, a pipe or on a terminal."""
 
 import fcntl
+import json
 import os
 import pty
+import select
+import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import orjson
@@ -45,18 +49,14 @@ class Hookd:
         return replace(self, settings={**self.settings, **settings})
 
     def __call__(self, *arguments: str, into: Path | None = None) -> Ran:
-        """Run one to its end, its output into a pipe or a file."""
-        with into.open("wb") if into else nullcontext() as file:
-            done = subprocess.run(
-                [*HOOKD, *arguments],
-                cwd=self.folder,
-                env=self.environment(),
-                stdout=file or subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                timeout=SECONDS_MAX,
-                check=False,
-            )
-        return Ran(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
+        """Run one to its end, its output into a file."""
+        with tempfile.TemporaryDirectory() as name:
+            out, err = into or Path(name) / "out", Path(name) / "err"
+            for file in (out, err):
+                file.touch()
+            asked = {"arguments": arguments, "folder": str(self.folder), "environment": self.environment()}
+            code = nursery().run(asked | {"out": str(out), "err": str(err)})
+            return Ran(code, "" if into else out.read_text(), err.read_text())
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start one in a process group of its own, as a shell would, with pipes to read it by."""
@@ -96,6 +96,36 @@ class Hookd:
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "HOOKD_METRICS_PORT": "0", **self.settings}
+
+
+class Nursery:
+    """Where commands are born that have all their imports already (see tests/nursery.py)."""
+
+    def __init__(self) -> None:
+        # Its standard error is ours. It ends when this process does, for nobody writes to it any more.
+        command = (sys.executable, "-P", "-m", "tests.nursery")
+        path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+        self._process = subprocess.Popen(
+            command, env=os.environ | path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, asked: Mapping[str, object]) -> int:
+        """Its exit code. Raises TimeoutError."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        pid = int(self._process.stdout.readline())
+        if not select.select([self._process.stdout], [], [], SECONDS_MAX)[0]:
+            os.kill(pid, signal.SIGKILL)
+            self._process.stdout.readline()
+            raise TimeoutError(f"{asked['arguments']} took longer than {SECONDS_MAX} s")
+        return int(self._process.stdout.readline())
+
+
+@cache
+def nursery() -> Nursery:
+    return Nursery()
 
 
 def read(terminal: int) -> bytes:

@@ -6,8 +6,6 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
-
 from chassis.database import Connection
 from hookd.registry.file import parse
 
@@ -20,7 +18,6 @@ def fenced(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.any_server
 async def test_every_command_runs(database_url: str, connection: Connection, tmp_path: Path) -> None:
     """Its commands, all of them from the first on, do what they are shown for; at their end the sources are there."""
     environment = os.environ | {
@@ -40,7 +37,6 @@ async def test_every_command_runs(database_url: str, connection: Connection, tmp
     assert [tuple(row) for row in rows] == [("github", "edge"), ("ours", "deferred"), ("whatsapp", "deferred")]
 
 
-@pytest.mark.any_server
 async def test_every_query_runs(connection: Connection) -> None:
     """Its SQL runs as it stands."""
     for statement in fenced("sql"):

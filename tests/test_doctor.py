@@ -27,6 +27,8 @@ from protocol.source import SECRET
 from tests.receiving import Local, hookd_ingest, in_time
 from tests.trying import KEY, Inbox, commands, inbox
 
+pytestmark = pytest.mark.any_server
+
 PATIENCE_SECONDS = 20.0
 ID, OTHER_ID = UUID(int=1), UUID(int=2)
 NOWHERE = "postgresql://127.0.0.1:1/nowhere"
@@ -50,7 +52,6 @@ async def running(url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIt
         yield running
 
 
-@pytest.mark.any_server
 async def test_every_provider_is_well(running: Inbox, table: Connection) -> None:
     """Good, copied, forged and old deliveries and handshakes of every provider; and no trace of them afterwards."""
     done = await running.run("doctor", "--json")
@@ -66,7 +67,6 @@ async def test_every_provider_is_well(running: Inbox, table: Connection) -> None
     assert await table.fetchval(LEFT) == 0
 
 
-@pytest.mark.any_server
 async def test_a_person_reads_a_table(running: Inbox) -> None:
     """What was looked at, then each provider with what was tried; what was not is said, and not called well."""
     done = await running.run("doctor", "--provider", "github", "--provider", "aws-sns")
@@ -76,7 +76,6 @@ async def test_a_person_reads_a_table(running: Inbox) -> None:
     assert all(f"\n{word}" in done.out for word in ("database", "durability", "clocks", "receiver", "processor"))
 
 
-@pytest.mark.any_server
 async def test_kept_probes_stay_until_the_next_doctor(running: Inbox, table: Connection) -> None:
     """--keep leaves them to be looked at; whatever a doctor leaves, the next one removes."""
     assert (await running.run("doctor", "--provider", "stripe", "--keep")).code == 0
@@ -87,7 +86,6 @@ async def test_kept_probes_stay_until_the_next_doctor(running: Inbox, table: Con
     assert await table.fetchval(LEFT) == 0
 
 
-@pytest.mark.any_server
 async def test_a_processor_that_does_not_know_the_key_is_found_out(running: Inbox, tmp_path: Path) -> None:
     """The doctor seals with its own key: who cannot read it verifies nothing, and that is said."""
     other = "b3RoZXItdGVzdHMtc2VhbC13aXRoLXRoaXMtb25lLTA="
@@ -100,7 +98,6 @@ async def test_a_processor_that_does_not_know_the_key_is_found_out(running: Inbo
 # --- in trouble -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.any_server
 async def test_a_database_that_is_away_is_the_first_thing_said(tmp_path: Path) -> None:
     """One line about it, and exit code 1."""
     done = await asyncio.to_thread(commands(NOWHERE, tmp_path, 1), "doctor", "--json")
@@ -110,7 +107,6 @@ async def test_a_database_that_is_away_is_the_first_thing_said(tmp_path: Path) -
     assert "Traceback" not in done.err
 
 
-@pytest.mark.any_server
 async def test_nothing_is_tried_where_nothing_runs(database_url: str, connection: Connection, tmp_path: Path) -> None:
     """Neither receiver nor processor: each with what to do, and nothing is registered."""
     done = await asyncio.to_thread(commands(database_url, tmp_path, 1), "doctor")
@@ -121,7 +117,6 @@ async def test_nothing_is_tried_where_nothing_runs(database_url: str, connection
     assert await connection.fetchval("SELECT revision FROM hookd.registry") == 0
 
 
-@pytest.mark.any_server
 async def test_a_receiver_of_another_database_is_told(receiver: Local) -> None:
     """It never learns of the probes; that ends, and the likely reason is said."""
     async with Client(Place(f"http://127.0.0.1:{receiver.port}", "")) as client:
@@ -148,7 +143,6 @@ async def at_work(
                 child.kill()
 
 
-@pytest.mark.any_server
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 async def test_a_doctor_who_is_stopped_leaves_nothing(
     database_url: str, connection: Connection, tmp_path: Path, how: signal.Signals
@@ -160,7 +154,6 @@ async def test_a_doctor_who_is_stopped_leaves_nothing(
     assert await connection.fetchval(LEFT) == 0
 
 
-@pytest.mark.any_server
 async def test_the_next_doctor_cleans_up_after_one_who_was_killed(
     database_url: str, connection: Connection, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ async def failed(connection: Connection, source: str, count: int = 1) -> list[An
     return await in_time(lambda: connection.fetch(find, source), lambda rows: len(rows) >= count, PATIENCE_SECONDS)
 
 
+@any_server
 @pytest.mark.parametrize("name", [*JUDGED, "discord"])
 async def test_what_the_sender_signed_is_stored_as_verified(receiver: Local, table: Connection, name: str) -> None:
     """Its row waits like any other, and says that it was judged."""
@@ -88,6 +89,7 @@ async def test_what_the_sender_signed_is_stored_as_verified(receiver: Local, tab
     assert (row["verdict"], row["payload"], row["target"]) == ("verified", request.body, request.target)
 
 
+@any_server
 @pytest.mark.parametrize("name", JUDGED)
 async def test_what_somebody_else_signed_is_refused_and_kept(receiver: Local, table: Connection, name: str) -> None:
     """401 says which check failed and quotes no secret; the row is failed, byte for byte what was sent."""

@@ -32,6 +32,8 @@ from tests.receiving import (
 )
 from tests.registered import register, wire
 
+pytestmark = pytest.mark.any_server
+
 GREETING = [name for name, provider in PROVIDERS.items() if provider.handshake is not None]
 MODES = ("deferred", "edge", "monitor", "off")
 HOST = [("Host", "hooks.example.com")]
@@ -179,7 +181,6 @@ async def test_a_secret_that_was_rotated_greets_as_long_as_it_is_good(
             assert (answer.status, answer.headers["x-outbound-token"]) == (200, signed)
 
 
-@pytest.mark.any_server
 async def test_handshakes_are_counted_and_logged_at_debug(database_url: str, connection: Connection) -> None:
     """One line each, with nothing in it that the sender wrote; the figures tell them from events."""
     await register(connection, "files", "dropbox", "secret")

@@ -27,6 +27,8 @@ from tests.factories import row_of
 from tests.receiving import Local, receiving
 from tests.trying import KEY, commands
 
+pytestmark = pytest.mark.any_server
+
 AT = 1_760_000_000
 SECRET = "the-source-s-own-secret"
 TYPES = {"meta": "page.feed", "webex": "rooms.updated", "discord": "ENTITLEMENT_CREATE"}
@@ -223,7 +225,6 @@ async def stored(table: Connection, done: Ran, name: str, secret: str | None = N
     return request, verdict_text(judge(provider, request, secrets, row["received_at"].timestamp(), options=options))
 
 
-@pytest.mark.any_server
 async def test_a_delivery_is_sent_and_its_answer_shown(hookd: Hookd) -> None:
     """What was asked, what was answered, and the row's id."""
     done = await run(hookd, "github", "--type", "issues")
@@ -237,14 +238,12 @@ async def test_a_delivery_is_sent_and_its_answer_shown(hookd: Hookd) -> None:
     )
 
 
-@pytest.mark.any_server
 async def test_who_is_in_no_list_signs_nothing(hookd: Hookd) -> None:
     """A source of another name is sent a plain delivery."""
     done = await run(hookd, "demo", "--json")
     assert (done.code, done.err, done.json[0]["provider"]) == (0, "", "none")
 
 
-@pytest.mark.any_server
 @pytest.mark.parametrize("name", ["stripe", "twilio", "sendgrid", "rfc9421", "hubspot", "basic"])
 async def test_what_arrives_is_verified(hookd: Hookd, table: Connection, name: str) -> None:
     """Over the wire too, in chunks too, whatever is signed: body, URL, headers."""
@@ -256,7 +255,6 @@ async def test_what_arrives_is_verified(hookd: Hookd, table: Connection, name: s
         assert (len(request.body) == 20_000) is bool(more)
 
 
-@pytest.mark.any_server
 async def test_a_bad_delivery_is_refused_by_whoever_judges_it(hookd: Hookd, table: Connection) -> None:
     """--bad-signature and --old; of who signs no time the latter is told to be no use."""
     for option, verdict in (("--bad-signature", "signature: "), ("--old", "timestamp: ")):
@@ -265,7 +263,6 @@ async def test_a_bad_delivery_is_refused_by_whoever_judges_it(hookd: Hookd, tabl
     assert "an old delivery is as good as a new one" in (await run(hookd, "github", "--old")).err
 
 
-@pytest.mark.any_server
 async def test_twice_is_the_same_delivery_two_times(hookd: Hookd) -> None:
     """Two rows with one delivery id."""
     for name in ("stripe", "calendly"):
@@ -274,7 +271,6 @@ async def test_twice_is_the_same_delivery_two_times(hookd: Hookd) -> None:
         assert first["delivery_id"] == second["delivery_id"] is not None
 
 
-@pytest.mark.any_server
 async def test_a_registered_source_is_sent_what_it_verifies(hookd: Hookd, table: Connection, tmp_path: Path) -> None:
     """By its provider, its options and its newest secret, which is shown nowhere."""
     vault = Vault(KEY, tmp_path / "none")
@@ -301,7 +297,6 @@ async def test_a_registered_source_is_sent_what_it_verifies(hookd: Hookd, table:
     await table.execute("DELETE FROM hookd.sources")
 
 
-@pytest.mark.any_server
 async def test_a_private_key_is_the_sample_s(hookd: Hookd, table: Connection) -> None:
     """Nobody has the sender's own: which public key the source must have is said, unless it has it."""
     public = credentials(PROVIDERS["discord"], time.time()).secret
@@ -316,7 +311,6 @@ async def test_a_private_key_is_the_sample_s(hookd: Hookd, table: Connection) ->
     await table.execute("DELETE FROM hookd.sources")
 
 
-@pytest.mark.any_server
 async def test_a_secret_is_given_by_a_file_or_a_variable(hookd: Hookd, table: Connection) -> None:
     """Never as an argument; no database is needed then."""
     (hookd.folder / "secret").write_text(f"{SECRET}\n")
@@ -327,7 +321,6 @@ async def test_a_secret_is_given_by_a_file_or_a_variable(hookd: Hookd, table: Co
         assert (await stored(table, done, "github", SECRET))[1] == VERIFIED
 
 
-@pytest.mark.any_server
 async def test_a_receiver_elsewhere_is_named(url: str, hookd: Hookd) -> None:
     """With its prefix; a refusal is shown, and is exit code 1."""
     async with receiving(url, prefix="/hooks") as receiver:
@@ -338,7 +331,6 @@ async def test_a_receiver_elsewhere_is_named(url: str, hookd: Hookd) -> None:
     assert done.lines[1].startswith('400 {"error"')
 
 
-@pytest.mark.any_server
 async def test_no_receiver_is_one_line(hookd: Hookd) -> None:
     """Exit code 1, and what to do."""
     done = await run(hookd.having(HOOKD_PORT="1"), "demo")

@@ -28,6 +28,8 @@ from protocol.source import SECRETS_MAX, Draft, source_of
 from tests.commands import HOOKD, SECONDS_MAX, Hookd, Ran, read
 from tests.factories import an_event
 
+pytestmark = pytest.mark.any_server
+
 SECRET = "the lamp is lit at nine"
 KEY = Fernet.generate_key().decode()
 SUBCOMMANDS = ("add", "list", "show", "edit", "rotate", "remove", "export", "apply", "rekey", "providers")
@@ -183,7 +185,6 @@ async def test_all_faults_are_told_together(hookd: Hookd) -> None:
         ("rotate x", "a secret is needed"),
     ],
 )
-@pytest.mark.any_server
 def test_wrong_usage_is_said(tmp_path: Path, arguments: str, words: str) -> None:
     """Each is refused with exit code 2 before any database is asked, and no secret is in the message."""
     (tmp_path / "secret").write_text(SECRET)
@@ -400,7 +401,6 @@ async def test_a_source_that_is_none_is_named(hookd: Hookd) -> None:
         assert ran.err == "Error: no source 'lamp' is registered (registered: lamps)\n"
 
 
-@pytest.mark.any_server
 def test_the_providers_are_listed(tmp_path: Path) -> None:
     """Each provider with its title and what its secret is, for people and programs, without a database."""
     hookd = Hookd(tmp_path, {"HOOKD_DATABASE_URL": "postgresql://127.0.0.1:1/nowhere"})
@@ -411,7 +411,6 @@ def test_the_providers_are_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
-@pytest.mark.any_server
 def test_each_has_help_with_an_example(name: str) -> None:
     """Each subcommand's --help shows how to call it."""
     assert set(SUBCOMMANDS) == set(command.commands)
@@ -657,7 +656,6 @@ async def test_an_apply_is_all_or_nothing(two_sources: Hookd, connection: Connec
     assert await connection.fetchval("SELECT count(*) FROM hookd.sources") == 2
 
 
-@pytest.mark.any_server
 def test_what_is_wrong_with_a_file_is_told_together(tmp_path: Path) -> None:
     """Wrong types, unknown fields with what was meant, missing secrets: all at once, before a database is asked."""
     (tmp_path / "bad.toml").write_text(

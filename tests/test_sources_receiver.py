@@ -36,7 +36,8 @@ from tests.receiving import (
 )
 from tests.registered import CHANGE_SECONDS, register
 
-any_server = pytest.mark.any_server
+pytestmark = pytest.mark.any_server
+
 
 OTHER_KEY = "YW5vdGhlci1rZXktdGhhbi10aGUtdGVzdHMtaGF2ZSE="
 WRONG = Vault(OTHER_KEY, Path("/nowhere"))
@@ -277,7 +278,6 @@ async def test_probes_are_known_and_reject_nobody_else(database_url: str, connec
         assert (await receiver.post("/probe")).status == 202
 
 
-@any_server
 @pytest.mark.parametrize(("provider", "mode"), [("token", "edge"), ("slack", "deferred")])
 async def test_a_secret_that_cannot_be_read_is_refused_at_the_start(
     database_url: str, connection: Connection, tmp_path: Path, provider: str, mode: str
@@ -363,7 +363,6 @@ async def test_a_fault_that_is_mended_in_the_key_s_file_is_found(
         await in_time(lambda: receiver.ask(authorized), lambda answer: answer.status == 200, PATIENCE_SECONDS)
 
 
-@any_server
 @needs(sys.platform == "linux", "reads /proc")
 async def test_cryptography_is_loaded_with_the_first_secret(database_url: str, connection: Connection) -> None:
     """A receiver without any does not pay for it."""

@@ -13,12 +13,11 @@ from pydantic import SecretStr
 
 from chassis.settings import CommonSettings
 from chassis.vault import FILE, Vault, VaultError, open_vault
-from tests.needs import needs
 
 A, B, C = (Fernet.generate_key().decode() for _ in range(3))
 SECRET = b"lamp \x00\xff lit"
-needs_root = needs(os.geteuid() == 0, "only root gives files to others")
-needs_user = needs(os.geteuid() != 0, "root may read every file")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+as_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 
 
 @pytest.fixture
@@ -102,7 +101,7 @@ def test_a_file_that_its_owner_cannot_write_will_do(file: Path) -> None:
     assert Vault(None, file).unseal(sealed) == SECRET
 
 
-@needs_user
+@as_user
 def test_a_file_that_cannot_be_read_is_one_sentence(file: Path) -> None:
     """A file of somebody else's is named, with the system's reason."""
     Vault(None, file).seal(SECRET)
