@@ -22,7 +22,8 @@ BEHIND_THE_JUDGEMENT = {
     f"protocol.{name}"
     for name in ("challenge", "hints", "keys", "naming", "providers", "samples", "schemes", "signature", "verdict")
 }
-REGISTERED = {"protocol.source"}  # its words are the operator's, and reach a sender's bytes by way of the judgement
+# Their words are the operator's, or our own.
+OURS = {f"protocol.{name}" for name in ("greetings", "shaping", "source")}
 RAISES = re.compile(r"\bRaises\b[^.]*")  # one sentence of a docstring
 
 
@@ -39,7 +40,7 @@ class Target:
 def all_targets() -> dict[str, Target]:
     """By name: content.form, request.path_of, …"""
     modules = (found.name for found in pkgutil.iter_modules(protocol.__path__, "protocol."))
-    parsers = (importlib.import_module(name) for name in modules if name not in BEHIND_THE_JUDGEMENT | REGISTERED)
+    parsers = (importlib.import_module(name) for name in modules if name not in BEHIND_THE_JUDGEMENT | OURS)
     functions = (each for module in (*parsers, judgement) for each in public(module))
     targets = [target_of(function) for function in functions]
     return {target.name: target for target in targets if takes_words(target)}
