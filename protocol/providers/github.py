@@ -35,6 +35,13 @@ PROVIDER = Provider(
             "after": "6dcb09b5b57875f334f61aebed695e2e4193db5e",
             "repository": {"full_name": "example/lighthouse", "default_branch": "main"},
             "pusher": {"name": "keeper"},
+            "commits": [
+                {
+                    "id": "6dcb09b5b57875f334f61aebed695e2e4193db5e",
+                    "message": "Light the lamp",
+                    "author": {"name": "Keeper", "username": "keeper"},
+                }
+            ],
         },
         {"X-GitHub-Event": "push", "X-GitHub-Delivery": "{delivery}", "User-Agent": "GitHub-Hookshot/sample"},
     ),
