@@ -26,11 +26,11 @@ from ingest.server import serve
 from ingest.settings import IngestSettings
 from rig.hookd import Hookd, hookd
 from tests.databases import execute
+from tests.registering import SECRET_KEY
 
 PATIENCE_SECONDS = 20.0  # far more than anything here takes: a test that hangs shall fail
 BACK_SECONDS = 5.0  # a receiver works again so soon after its database does
 KIB, MIB = 1024, 1024 * 1024
-SECRET_KEY = "aG9va2Qtc2VhbHMtdGVzdHMtd2l0aC10aGlzLWtleSE="
 
 T = TypeVar("T")
 Headers = Sequence[tuple[bytes, bytes]]

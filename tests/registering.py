@@ -1,9 +1,10 @@
-"""Registered sources, as a processor finds them, and what their senders would send."""
+"""Sources as somebody would have registered them, and what their senders would send."""
 
 import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -12,15 +13,45 @@ from chassis.vault import Vault
 from protocol.providers import PROVIDERS
 from protocol.request import Request
 from protocol.samples import Fault, credentials, sample_delivery
+from protocol.signature import NO_OPTIONS
+from protocol.source import SECRET, Draft
 from tests.factories import an_event
-from tests.processing import VAULT
 
-SECRET = "a-secret-of-the-sample"
-SOURCE = """
-INSERT INTO hookd.sources (name, provider, mode, options, duplicates, window_seconds, is_probe)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
-"""
-SECRETS = "INSERT INTO hookd.secrets (source, sealed) VALUES ($1, $2)"
+SAMPLE_SECRET = "a-secret-of-the-sample"
+SECRET_KEY = "aG9va2Qtc2VhbHMtdGVzdHMtd2l0aC10aGlzLWtleSE="
+VAULT = Vault(SECRET_KEY, Path("/nowhere"))
+CHANGE_SECONDS = 2.5  # a change is known within 2 s; the rest is for a busy machine
+ADD = "INSERT INTO hookd.secrets (source, name, sealed, expires_at) VALUES ($1, $2, $3, $4)"
+
+
+async def register(
+    connection: Connection,
+    name: str,
+    provider: str = "none",
+    *secrets: str,
+    mode: str = "off",
+    options: Mapping[str, str] = NO_OPTIONS,
+    vault: Vault = VAULT,
+    expires_at: datetime | None = None,
+    **columns: Any,
+) -> None:
+    """Insert a source, its secrets sealed, the newest last. `columns`: any other column of hookd.sources."""
+    sealed = {each.name for each in PROVIDERS[provider].options if each.is_secret}
+    columns |= {
+        "name": name,
+        "provider": provider,
+        "mode": mode,
+        "options": {key: value for key, value in options.items() if key not in sealed},
+        "at_receipt": Draft(name, provider, mode).at_receipt,
+    }
+    values = [json.dumps(value) if isinstance(value, dict) else value for value in columns.values()]
+    places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+    async with connection.transaction():
+        await connection.execute(f"INSERT INTO hookd.sources ({', '.join(columns)}) VALUES ({places})", *values)
+        for secret in secrets:
+            await connection.execute(ADD, name, SECRET, vault.seal(secret.encode()), expires_at)
+        for key in sealed & options.keys():
+            await connection.execute(ADD, name, key, vault.seal(options[key].encode()), None)
 
 
 async def a_source(
@@ -42,19 +73,25 @@ async def a_source(
         secret = credentials(PROVIDERS[provider], time.time()).secret
     if options is None and (sample := PROVIDERS[provider].sample) is not None:
         options = dict(sample.options)
-    async with connection.transaction():
-        await connection.execute(
-            SOURCE, name, provider, mode, json.dumps(options or {}), duplicates, window_seconds, is_probe
-        )
-        if secret is not None:
-            await connection.execute(SECRETS, name, vault.seal(secret.encode()))
+    await register(
+        connection,
+        name,
+        provider,
+        *([] if secret is None else [secret]),
+        mode=mode,
+        options=options or {},
+        vault=vault,
+        duplicates=duplicates,
+        window_seconds=window_seconds,
+        is_probe=is_probe,
+    )
 
 
 async def change_secret(connection: Connection, name: str, secret: str, vault: Vault = VAULT) -> None:
     """Replace all of a source's secrets."""
     async with connection.transaction():
         await connection.execute("DELETE FROM hookd.secrets WHERE source = $1", name)
-        await connection.execute(SECRETS, name, vault.seal(secret.encode()))
+        await connection.execute(ADD, name, SECRET, vault.seal(secret.encode()), None)
 
 
 def sent(provider: str, *, delivery: str = "0001", fault: Fault | None = None) -> Request:
@@ -100,3 +137,10 @@ async def a_delivery(
         payload=request.body if body is None else body,
         **row,
     )
+
+
+def wire(request: Request) -> bytes:
+    """The request's bytes, its length told in its head."""
+    headers = [*request.headers, ("Content-Length", str(len(request.body)))]
+    lines = [f"{request.method} {request.target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + request.body

@@ -23,7 +23,6 @@ from tests.factories import counts
 from tests.receiving import (
     MIB,
     PATIENCE_SECONDS,
-    SECRET_KEY,
     Headers,
     Local,
     Sender,
@@ -38,7 +37,7 @@ from tests.receiving import (
     row_of,
     stored,
 )
-from tests.registered import register, wire
+from tests.registering import SECRET_KEY, register, wire
 
 any_server = pytest.mark.any_server
 # Of Discord what is not verified is refused as its handshakes are.

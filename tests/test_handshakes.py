@@ -19,7 +19,6 @@ from protocol.samples import credentials, sample_delivery
 from protocol.signature import with_headers
 from tests.receiving import (
     PATIENCE_SECONDS,
-    SECRET_KEY,
     Answer,
     Local,
     Sender,
@@ -30,7 +29,7 @@ from tests.receiving import (
     receiving,
     stored,
 )
-from tests.registered import register, wire
+from tests.registering import SECRET_KEY, register, wire
 
 pytestmark = pytest.mark.any_server
 

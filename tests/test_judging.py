@@ -16,7 +16,7 @@ from protocol.providers import PROVIDERS
 from tests.commands import Hookd
 from tests.factories import an_event, counts, events, row_of
 from tests.processing import Gate, Watch, a_handler, an_app, processing
-from tests.registering import SECRET, a_delivery, a_source, change_secret, sent
+from tests.registering import SAMPLE_SECRET, a_delivery, a_source, change_secret, sent
 
 pytestmark = pytest.mark.any_server
 
@@ -159,7 +159,7 @@ async def test_replayed_once_the_secret_is_mended(
         assert await watch.settled() == {event_id: ("failed", f"unverified: {NOT_VERIFIED}")}
         await replay(database, event_id)
         await watch.until("claims = 2 AND status = 'failed'")
-        await change_secret(connection, "github", SECRET)
+        await change_secret(connection, "github", SAMPLE_SECRET)
         await replay(database, event_id)
         assert (await watch.settled()) == {event_id: ("processed", None)}
     row = await row_of(connection, event_id)
@@ -177,7 +177,7 @@ async def test_a_change_is_known_at_the_claim(
         await a_source(connection, secret="wrong")
         first = await a_delivery(connection, delivery="0001")
         await watch.until("id = $1 AND status = 'failed'", first)
-        await change_secret(connection, "github", SECRET)
+        await change_secret(connection, "github", SAMPLE_SECRET)
         second = await a_delivery(connection, delivery="0002")
         await watch.until("id = $1 AND status = 'processed'", second)
         await connection.execute("UPDATE hookd.sources SET mode = 'off'")

@@ -17,7 +17,7 @@ from chassis.embedded import Embedded
 from migrations.upgrade import upgrade
 from tests.databases import execute
 from tests.receiving import PATIENCE_SECONDS, receiving, row_of, stored
-from tests.registered import register
+from tests.registering import register
 
 ROLES = """
 CREATE ROLE receiver LOGIN IN ROLE hookd_receiver;

@@ -11,8 +11,8 @@ from processor.registry import UNREGISTERED, Registry, Unjudgeable
 from processor.store import Store
 from rig.hookd import hookd
 from tests.factories import row_of
-from tests.processing import VAULT, Gate, Watch, an_app, parts_of, processing
-from tests.registering import a_delivery, a_source, change_secret
+from tests.processing import Gate, Watch, an_app, parts_of, processing
+from tests.registering import VAULT, a_delivery, a_source, change_secret
 
 pytestmark = pytest.mark.any_server
 

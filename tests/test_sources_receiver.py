@@ -34,7 +34,7 @@ from tests.receiving import (
     row_of,
     stored,
 )
-from tests.registered import CHANGE_SECONDS, register
+from tests.registering import CHANGE_SECONDS, register
 
 pytestmark = pytest.mark.any_server
 
