@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,6 +21,12 @@ from tests.databases import DEBIAN, execute, with_name
 from tests.receiving import Local, receiving
 
 SERVERS = {"embedded": None, "debian": DEBIAN}
+
+
+def pytest_configure() -> None:
+    """A shell's job in the background is born with SIGINT ignored, and so would all be that tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
