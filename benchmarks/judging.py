@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,9 +25,9 @@ OTHERS_COUNT = 50
 TIMES = 2000
 BODY_BYTES = 1024
 METHOD = (
-    "One event: its headers parsed, its names taken, a body of 1 KiB verified, {times:,} times, in CPU time. Drain:"
-    " {events:,} events as GitHub signs them, each a delivery of its own, drained as in Drain; ratios are to a drain of"
-    " the same rows with no source registered, where nothing of this is done."
+    "A body of 1 KiB verified; one event: its headers parsed, its names taken and its body verified; each {times:,}"
+    " times, in CPU time. Drain: {events:,} events as GitHub signs them, each a delivery of its own, drained as in"
+    " Drain; ratios are to a drain of the same rows with no source registered, where nothing of this is done."
 )
 COLUMNS = (*seed.COLUMNS, "event_type", "delivery_id")
 ADD_SOURCE = "INSERT INTO hookd.sources (name, provider, mode) VALUES ($1, 'github', 'deferred')"
@@ -36,10 +37,12 @@ ADD_SECRET = "INSERT INTO hookd.secrets (source, sealed) VALUES ($1, $2)"
 async def measure(bench: Bench) -> Section:
     events = bench.scale.events
     section = Section("Judging", METHOD.format(times=TIMES, events=events))
-    section.figures += [
-        Figure(f"{name}, an event", "µs", [judged_us(name) for _ in range(bench.scale.rounds)], target)
-        for name, target in (("github", Target("≤", 10)), ("stripe", None), ("standard-webhooks", None))
-    ]
+    for name in ("github", "stripe", "standard-webhooks"):
+        verified, judged = zip(*(costs_us(name) for _ in range(bench.scale.rounds)), strict=True)
+        section.figures += [
+            Figure(f"{name}, the verification alone", "µs", verified, Target("≤", 10)),
+            Figure(f"{name}, an event", "µs", judged),
+        ]
     await warm(bench)
     runs: dict[str, list[Run]] = {NOBODY: [], OTHERS: [], REGISTERED: []}
     for name in bench.rounds(list(runs)):
@@ -62,13 +65,12 @@ def padded(request: Request) -> Request:
     return replace(request, body=request.body.ljust(BODY_BYTES))
 
 
-def judged_us(name: str) -> float:
-    """What one event of the provider's costs, its body padded to a kilobyte. Raises ValueError if it is refused."""
+def costs_us(name: str) -> tuple[float, float]:
+    """The verification, and all of one event, its body padded to a kilobyte. Raises ValueError if it is refused."""
     provider, at = PROVIDERS[name], time.time()
     known = credentials(provider, at)
     request = sample_delivery(provider, known.key, at)
-    if name == "github":  # signs the body alone: any other will do
-        request = provider.scheme.sign(padded(request), known.key, at, {})
+    request = provider.scheme.sign(padded(request), known.key, at, {})
     source = Source(name, provider, "deferred", secrets=(Secret(known.secret.encode()),))
     row = {
         "method": "POST",
@@ -81,9 +83,17 @@ def judged_us(name: str) -> float:
     }
     if (verdict := found_in(source, row, request_of(row, request.body)).verdict) != "verified":
         raise ValueError(f"{name}: {verdict}")
+    asked = request_of(row, request.body)
+    return (
+        cost_us(lambda: source.judge(asked, at)),
+        cost_us(lambda: found_in(source, row, request_of(row, request.body))),
+    )
+
+
+def cost_us(work: Callable[[], object]) -> float:
     began = time.process_time()
     for _ in range(TIMES):
-        found_in(source, row, request_of(row, request.body))
+        work()
     return (time.process_time() - began) / TIMES * MICROSECONDS
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks import wrk
 from benchmarks.bench import Bench
@@ -22,6 +22,7 @@ INSERT INTO hookd.sources (name, provider, mode)
 SELECT name, 'hmac', 'deferred'
   FROM unnest(array_prepend($1, array(SELECT 'source-' || number FROM generate_series(2, $2) AS number))) AS name
 """
+TIMES = 3  # as many rounds: one pair of runs differs by a fifth where nothing differs at all
 METHOD = (
     f"wrk, one thread, {CONNECTIONS} connections, 1 KiB of JSON. Two receivers of one worker each, both running all the"
     " time on one PostgreSQL with a database each, are loaded in turn; a ratio compares two runs of one round. The"
@@ -49,7 +50,8 @@ async def measure(bench: Bench) -> Section:
         }
         for child, port in there.values():
             await one_run(bench, child, port, bench.scale.warm_seconds, section)
-        for name in bench.rounds(list(runs)):
+        rounds = replace(bench.scale, rounds=bench.scale.rounds * (TIMES if bench.scale.rounds >= 5 else 1))
+        for name in replace(bench, scale=rounds).rounds(list(runs)):
             run = await one_run(bench, *there[name], bench.scale.seconds, section)
             runs[name].append(run)
             bench.say(f"sources: {name}: {run.rate:,.0f}/s, {run.cpu_us:.1f} µs")
