@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import document, gate, plots, report
+from benchmarks import document, gate, plots, profile, report
 from benchmarks.receiver import Run, missing
 from benchmarks.wrk import Load
 from rig import machine, sample
@@ -163,3 +163,21 @@ def test_the_sample_is_a_kilobyte_of_json() -> None:
     """All figures are taken with 1 KiB of JSON."""
     assert len(sample.BODY) == 1024
     assert json.loads(sample.BODY)["type"] == "order.paid"
+
+
+@pytest.mark.parametrize(
+    ("stack", "owner"),
+    [
+        ("run (/a/uvloop/loop.c:1);receive (/b/ingest/receiver.py:2);dumps (/c/orjson.so)", "hookd"),
+        ("run (/a/uvloop/loop.c:1);start (/a/aiohttp/web_protocol.py:3);malloc (/usr/lib/libc.so.6)", "aiohttp"),
+        ("run (/a/uvloop/loop.c:1);copy (/a/asyncpg/protocol.c:4);write (/usr/lib/libc.so.6)", profile.TO_POSTGRESQL),
+        ("run (/a/uvloop/loop.c:1);prepare (/b/ingest/connection.py:5);write (/usr/lib/libc.so.6)", profile.TO_SENDERS),
+        ("main (/opt/python/main.c:6)", profile.ELSE),
+    ],
+)
+def test_a_sample_counts_for_the_innermost_owner(stack: str, owner: str) -> None:
+    """Of a stack the innermost frame that is somebody's; of a system call that moves bytes, whom they go to."""
+    assert profile.owner(stack) == owner
+    waiting = f"{stack};epoll_pwait (/usr/lib/libc.so.6)"
+    assert profile.is_waiting(waiting)
+    assert not profile.is_waiting(stack)
