@@ -14,6 +14,7 @@ from faults.sabotages import chassis, ingest, processor, store
 from rig.interpose import COMPILER
 from tests.needs import needs
 
+TRIES = 4
 SHORT = [each for each in CASES if each.is_short]
 assert all((chassis, ingest, processor, store))  # imported, they are declared
 
@@ -40,8 +41,13 @@ async def test_the_promises_hold(place: Stage, case: Case) -> None:
 async def test_a_broken_promise_is_noticed(place: Stage) -> None:
     """The suite can fail: on a hookd that answers before the commit, a killed PostgreSQL loses what was answered."""
     (case,) = [each for each in CASES if each.name == "postgres-killed"]
-    result = await place.run(case, seed=7, sabotage="answer-before-commit")
-    assert any("answered with 200 and not in the table" in line for line in result.violations)
+    violations: list[str] = []
+    for seed in range(TRIES):  # whether anything is in flight when PostgreSQL is killed is luck
+        result = await place.run(case, seed=seed, sabotage="answer-before-commit")
+        violations += result.violations
+        if any("answered with 200 and not in the table" in line for line in violations):
+            return
+    pytest.fail(f"not noticed in {TRIES} runs: {violations}")
 
 
 def test_every_case_says_what_it_would_notice() -> None:
