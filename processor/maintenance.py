@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import date, timedelta
+from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 from chassis.database import DATA_ERRORS, Unavailable
@@ -86,22 +87,26 @@ class Maintenance:
         return "; ".join(f"{outcome} {', '.join(days)}" for outcome, days in sorted(said.items())) or "nothing to drop"
 
     async def forget_keys(self) -> str | None:
-        """Expired delivery keys, in small batches."""
-        forgotten = 0
-        while count := await self._store.forget_deliveries(KEYS_A_STEP):
-            forgotten += count
-        return f"{forgotten} forgotten"
+        """Expired delivery keys."""
+        return await self._forget("keys", partial(self._store.forget_deliveries, KEYS_A_STEP))
 
     async def forget_refused(self) -> str | None:
-        """What was refused at the edge long ago, in small batches."""
+        """What was refused at the edge long ago."""
+        return await self._forget("refused", partial(self._store.forget_refused, self._refused_for, REFUSED_A_STEP))
+
+    async def _forget(self, step: str, work: Callable[[], Awaitable[int | None]]) -> str | None:
+        """In small batches, until there is none."""
         forgotten = 0
-        while count := await self._store.forget_refused(self._refused_for, REFUSED_A_STEP):
+        while count := await self._patiently(work):
             forgotten += count
+        if count is None:
+            log.warning("maintenance.blocked", step=step)
+            return None
         return f"{forgotten} forgotten"
 
-    async def _patiently(self, work: Callable[[date], Awaitable[T | None]], day: date) -> T | None:
+    async def _patiently(self, work: Callable[..., Awaitable[T | None]], *arguments: object) -> T | None:
         for _ in range(TRIES):
-            if (outcome := await work(day)) is not None:
+            if (outcome := await work(*arguments)) is not None:
                 return outcome
             await asyncio.sleep(self._pause_seconds)
         return None

@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ import uvloop
 from chassis.database import Connection, Database
 from chassis.embedded import Embedded
 from migrations.upgrade import upgrade
-from tests.databases import DEBIAN, execute, with_name
+from tests.databases import DEBIAN, execute, server_parent, with_name
+from tests.processing import Handled
 from tests.receiving import Local, receiving
 
+COVERAGE = "COVERAGE_PROCESS_CONFIG"
 SERVERS = {"embedded": None, "debian": DEBIAN}
 
 
@@ -38,6 +39,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each worker begins with its share of what takes long, so that at the end none waits for another's long test."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("unmeasured")]
+    short = [item for item in items if not item.get_closest_marker("unmeasured")]
+    shares = [long[n::workers] for n in range(workers)]
+    for left, share in zip(range(workers, 0, -1), shares, strict=True):
+        room = max((len(short) + sum(map(len, shares[-left:]))) // left - len(share), 0)
+        share.extend(short[:room])
+        del short[:room]
+    items[:] = [item for share in shares for item in share]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """On another server those tests run again that a server may answer differently."""
     if "server_programs" not in metafunc.fixturenames:
@@ -51,6 +66,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def measured(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whether coverage looks into the processes that a test starts: their start takes twice the time then."""
+    config = os.environ.get(COVERAGE)
+    if config is None or request.node.get_closest_marker("unmeasured") is None:
+        yield
+        return
+    del os.environ[COVERAGE]
+    yield
+    os.environ[COVERAGE] = config
 
 
 @pytest.fixture(scope="session")
@@ -69,8 +96,7 @@ def server_programs(settings_free: None, request: pytest.FixtureRequest) -> Path
 @pytest.fixture(scope="session")
 def server_url(server_programs: Path | None, testrun_uid: str) -> Iterator[str]:
     """A server of this run's own; its processes share it, and the last one stops it."""
-    # Not below pytest's own folder, which is 0700: as root the server runs as another user.
-    folder = Path(tempfile.gettempdir()) / f"hookd-tests-{os.geteuid()}-{testrun_uid[:12]}-{server_programs is None:d}"
+    folder = server_parent() / f"hookd-tests-{os.geteuid()}-{testrun_uid[:12]}-{server_programs is None:d}"
     embedded = Embedded(folder, server_programs)
     with embedded.serve() as url:
         yield url
@@ -118,6 +144,12 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
     connection: Connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def handled() -> Handled:
+    """A handler for whoever asks what was handled."""
+    return Handled()
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from processor.certificates import Amazon
 from processor.daemon import Parts
 from processor.dispatch import Dispatch
 from processor.event import Event
-from processor.handlers import ANY, Handler
+from processor.handlers import ANY, Handler, Retry
 from processor.settings import ProcessorSettings
 from tests.registering import VAULT
 
@@ -71,9 +71,6 @@ class Watch:
         return {row["id"]: (row["status"], row["reason"]) for row in rows}
 
 
-# Everybody knows this key: what tests seal is no secret.
-
-
 def parts_of(
     database: Database,
     *handlers: Handler | Function,
@@ -99,6 +96,22 @@ async def processing(
         finally:
             await parts.drain.stop(grace_seconds, asyncio.Event())
     await parts.store.close()
+
+
+class Handled:
+    """A handler that notes what it handled."""
+
+    def __init__(self) -> None:
+        self.ids: list[UUID] = []
+
+    async def note(self, event: Event) -> None:
+        self.ids.append(event.id)
+
+
+async def fail_once(event: Event) -> None:
+    """A handler that puts its event off for an hour, the first time."""
+    if event.attempt == 1:
+        raise Retry("later", after=3600)
 
 
 class Gate:

@@ -9,6 +9,8 @@ import pytest
 
 from rig.hookd import ROOT
 
+pytestmark = pytest.mark.unmeasured
+
 A_HANDLER = """
 import hookd
 

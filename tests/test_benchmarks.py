@@ -20,6 +20,8 @@ from rig import machine, sample
 from rig.processes import BenchmarkError
 from tests.needs import needs
 
+pytestmark = pytest.mark.unmeasured
+
 ROOT = Path(__file__).parents[1]
 SECONDS_MAX = 180
 TINY = (

@@ -17,7 +17,6 @@ import pytest
 import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-import hookd as api
 from chassis.database import Connection, Database
 from processor.certificates import Amazon, Unfetched
 from protocol import keys
@@ -25,7 +24,7 @@ from protocol.providers import PROVIDERS
 from protocol.samples import credentials, sample_delivery
 from protocol.schemes.sns import canonical
 from tests.factories import an_event, row_of
-from tests.processing import Watch, processing
+from tests.processing import Handled, Watch, processing
 from tests.registering import a_source
 
 pytestmark = pytest.mark.any_server
@@ -134,19 +133,6 @@ async def a_confirmation(connection: Connection, **fields: Any) -> UUID:
     return await a_message(
         connection, **{"Type": "SubscriptionConfirmation", "SubscribeURL": CONFIRM, "Token": "abc", **fields}
     )
-
-
-class Handled:
-    def __init__(self) -> None:
-        self.ids: list[UUID] = []
-
-    async def note(self, event: api.Event) -> None:
-        self.ids.append(event.id)
-
-
-@pytest.fixture
-def handled() -> Handled:
-    return Handled()
 
 
 # Messages

@@ -43,6 +43,7 @@ async def store(database: Database) -> AsyncIterator[Store]:
 # --- the front door -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.unmeasured
 def test_help_is_quick() -> None:
     """`hookd --help` takes less than 0.2 s of CPU. (The least of five: a busy machine makes any process dearer.)"""
     seconds = []
@@ -88,6 +89,7 @@ async def test_a_database_without_a_schema(tmp_path: Path, empty_database_url: s
     assert (done.code, done.err) == (1, "Error: the database has no hookd schema yet: run hookd migrate\n")
 
 
+@pytest.mark.any_server
 async def test_a_closed_pipe_ends_a_command_quietly(hookd: Hookd) -> None:
     """`hookd status --watch --json | head -1` ends with the line, 0 and no complaint."""
     with hookd.start("status", "--watch", "--json") as child:
@@ -211,6 +213,7 @@ async def test_events_as_json_is_an_object_a_line(hookd: Hookd, connection: Conn
     ]
 
 
+@pytest.mark.any_server
 async def test_events_on_a_terminal(hookd: Hookd, connection: Connection) -> None:
     """A terminal gets a table with ages and times to come, cut to its width, ids whole."""
     ids = [
@@ -233,6 +236,7 @@ async def test_events_on_a_terminal(hookd: Hookd, connection: Connection) -> Non
     assert max(map(len, narrow)) <= 80
 
 
+@pytest.mark.any_server
 async def test_nothing_a_sender_chose_reaches_a_terminal_as_it_is(hookd: Hookd, connection: Connection) -> None:
     """Markup shows as it stands, control characters as what they are, and no line is forged."""
     event_id = await an_event(

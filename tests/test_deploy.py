@@ -40,7 +40,7 @@ from ingest.settings import IngestSettings
 from rig.hookd import PATIENCE_SECONDS, Hookd, hookd
 from tests.needs import needs
 
-pytestmark = pytest.mark.any_server
+pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
 from chassis.database import Connection
 from hookd.registry.file import parse
 
@@ -18,6 +20,8 @@ def fenced(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.any_server
+@pytest.mark.unmeasured
 async def test_every_command_runs(database_url: str, connection: Connection, tmp_path: Path) -> None:
     """Its commands, all of them from the first on, do what they are shown for; at their end the sources are there."""
     environment = os.environ | {

@@ -16,7 +16,7 @@ from processor.sieve import KEY_CHARACTERS_MAX, key_of
 from processor.store import Contender, Settlement, Store
 from protocol.providers import PROVIDERS
 from tests.factories import an_event, row_of
-from tests.processing import Watch, a_handler, parts_of, processing
+from tests.processing import Handled, Watch, a_handler, fail_once, parts_of, processing
 from tests.registering import a_delivery, a_source, sent
 
 WEEK_SECONDS = 7 * 86_400
@@ -33,21 +33,6 @@ async def store(database: Database) -> AsyncIterator[Store]:
     store = Store(database, "a processor", lease_seconds=60)
     yield store
     await store.close()
-
-
-class Handled:
-    """A handler that notes what it handled."""
-
-    def __init__(self) -> None:
-        self.ids: list[UUID] = []
-
-    async def note(self, event: api.Event) -> None:
-        self.ids.append(event.id)
-
-
-@pytest.fixture
-def handled() -> Handled:
-    return Handled()
 
 
 async def replay(database: Database, event_id: UUID) -> None:
@@ -190,11 +175,6 @@ async def test_the_same_event_again(database: Database, connection: Connection, 
     """A retry is not its own duplicate; a copy that comes while it waits is."""
     await a_source(connection)
     event_id = await a_delivery(connection)
-
-    async def fail_once(event: api.Event) -> None:
-        if event.attempt == 1:
-            raise api.Retry("later", after=3600)
-
     async with processing(database, fail_once):
         await watch.until("attempts = 1 AND held_by IS NULL AND verdict = 'verified'")
         copy = await a_delivery(connection)

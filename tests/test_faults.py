@@ -20,6 +20,7 @@ assert all((chassis, ingest, processor, store))  # imported, they are declared
 
 pytestmark = [
     pytest.mark.any_server,
+    pytest.mark.unmeasured,
     needs(COMPILER is not None, "no C compiler, which makes the disk that can be slow or full"),
 ]
 

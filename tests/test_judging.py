@@ -15,7 +15,7 @@ from processor.store import BODY_INLINE_BYTES_MAX
 from protocol.providers import PROVIDERS
 from tests.commands import Hookd
 from tests.factories import an_event, counts, events, row_of
-from tests.processing import Gate, Watch, a_handler, an_app, processing
+from tests.processing import Gate, Watch, a_handler, an_app, fail_once, processing
 from tests.registering import SAMPLE_SECRET, a_delivery, a_source, change_secret, sent
 
 pytestmark = pytest.mark.any_server
@@ -191,11 +191,6 @@ async def test_what_was_verified_stays_so(database: Database, connection: Connec
     """An event in its back-off was verified already: that its secret is gone by then is no reason to fail it."""
     await a_source(connection)
     event_id = await a_delivery(connection)
-
-    async def fail_once(event: api.Event) -> None:
-        if event.attempt == 1:
-            raise api.Retry("later", after=3600)
-
     async with processing(database, fail_once):
         await watch.until("attempts = 1 AND held_by IS NULL AND verdict = 'verified'")
         await change_secret(connection, "github", "another")

@@ -18,6 +18,8 @@ from tests.databases import execute
 from tests.factories import an_event, at, events, row_of
 from tests.processing import Watch, an_app
 
+pytestmark = pytest.mark.unmeasured
+
 QUICK = '@hookd.on("*")\nasync def handle(event): pass\n'
 
 # Waits inside until there is a file `gate`, once it has said so with a file of its id.
@@ -198,6 +200,7 @@ async def test_a_second_signal_hurries(database_url: str, connection: Connection
     assert (row["status"], row["held_by"], row["attempts"]) == ("new", None, 0)
 
 
+@pytest.mark.any_server
 async def test_a_hanging_handler_does_not_keep_it(
     database_url: str, connection: Connection, watch: Watch, tmp_path: Path
 ) -> None:
@@ -227,6 +230,7 @@ async def test_too_many_stuck_threads(database_url: str, connection: Connection,
     assert [row["attempts"] for row in attempts] == [0, 0, 1, 1]
 
 
+@pytest.mark.any_server
 async def test_it_starts_before_its_database(
     server_url: str, database_url: str, connection: Connection, watch: Watch, tmp_path: Path
 ) -> None:
@@ -250,6 +254,7 @@ async def test_it_starts_before_its_database(
     assert not [line for line in daemon.lines if line["event"] == "unstructured"]
 
 
+@pytest.mark.any_server
 async def test_a_database_that_was_not_migrated(empty_database_url: str, tmp_path: Path) -> None:
     """A database that waiting does not mend is one line and exit 1, as a daemon and with `--once`."""
     for options in ((), ("--once",)):
@@ -320,6 +325,7 @@ async def test_once_ends_in_time(database_url: str, connection: Connection, tmp_
     assert await connection.fetchval("SELECT max(attempts) FROM hookd.events") == 0
 
 
+@pytest.mark.any_server
 async def test_once_without_a_database(
     server_url: str, database_url: str, connection: Connection, tmp_path: Path
 ) -> None:

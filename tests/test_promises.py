@@ -19,7 +19,7 @@ from rig.hookd import Hookd, hookd
 from rig.load import Load
 from tests.factories import events
 
-pytestmark = pytest.mark.any_server
+pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 
 APP = """
 import os, hookd

@@ -24,7 +24,7 @@ from tests.receiving import (
     stored,
 )
 
-pytestmark = pytest.mark.any_server
+pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 
 
 async def served(receiver: Receiver) -> Sender:

@@ -196,6 +196,7 @@ async def test_warnings_come_from_the_table(hookd: Hookd, connection: Connection
     assert maintenance["retention"]["detail"] == "kept 2026-01-02"
 
 
+@pytest.mark.any_server
 async def test_watching_prints_a_line_each_second(hookd: Hookd, connection: Connection) -> None:
     """--watch --json prints how it stands again and again, until Ctrl-C ends it with 0."""
     with hookd.start("status", "--watch", "--json") as child:
@@ -228,6 +229,7 @@ async def test_watching_outlives_the_database(hookd: Hookd, connection: Connecti
         os.killpg(child.pid, signal.SIGINT)
 
 
+@pytest.mark.any_server
 async def test_watching_on_a_terminal_draws_again(hookd: Hookd, connection: Connection) -> None:
     """On a terminal --watch draws the table again in its place; Ctrl-C ends it with 0."""
     child, terminal = hookd.start_on_terminal("status", "--watch")

@@ -20,6 +20,8 @@ from structlog.typing import EventDict
 from chassis.sockets import open_listeners
 from chassis.supervisor import Child, Supervisor, back_off, in_words
 
+pytestmark = pytest.mark.unmeasured
+
 PATIENCE_SECONDS = 20.0
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]

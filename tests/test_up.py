@@ -22,7 +22,7 @@ import pytest
 
 from tests.commands import Hookd
 
-pytestmark = pytest.mark.any_server  # hookd up brings its own
+pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]  # hookd up brings its own server
 
 PATIENCE_SECONDS = 60.0
 AN_APP = """
