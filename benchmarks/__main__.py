@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from benchmarks import (
+    dispatch,
     document,
     drain,
     gate,
@@ -53,6 +54,7 @@ OTHERS: dict[str, Measure] = {
     "schema": schema.measure,
     "gate": gate.measure,
     "judging": judging.measure,
+    "dispatch": dispatch.measure,
     "sources": sources.measure,
 }
 

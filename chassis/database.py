@@ -14,6 +14,7 @@ from asyncpg.connect_utils import SessionAttribute
 from chassis.settings import CommonSettings, data_folder
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+CONNECTION_CLASS: type = asyncpg.Connection
 T = TypeVar("T")
 
 VERSION_MIN = 15  # 14 is past its end of life

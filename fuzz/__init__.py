@@ -1,1 +1,1 @@
-"""Whatever bytes a sender chooses, `protocol/` raises nothing but what its docstrings name."""
+"""Whatever bytes a sender chooses, the parsers raise nothing but what their docstrings name."""

@@ -1,4 +1,4 @@
-"""`python -m fuzz`: give every parser of protocol/ whatever bytes lead it somewhere new, for a bounded time.
+"""`python -m fuzz`: give every parser whatever bytes lead it somewhere new, for a bounded time.
 
 A target fails when it raises what its docstring does not name, takes 20 s for one input, or 1 GiB.
 """

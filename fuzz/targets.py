@@ -1,4 +1,5 @@
-"""What is fuzzed: the public functions of protocol/ that take bytes or text, and the judgement of every provider.
+"""What is fuzzed: the public functions of protocol/ that take bytes or text, the judgement of every provider, and what
+a handler is told that a body says.
 
 To be there is to be declared: a function of a parser's module, and a provider of the table.
 """
@@ -16,6 +17,7 @@ from types import ModuleType
 
 import protocol
 from fuzz import judgement
+from processor.handling import body
 
 # Reached with a sender's bytes by way of `judgement` alone.
 BEHIND_THE_JUDGEMENT = {
@@ -24,6 +26,7 @@ BEHIND_THE_JUDGEMENT = {
 }
 # Their words are the operator's, or our own.
 OURS = {f"protocol.{name}" for name in ("greetings", "shaping", "source")}
+ROOM = re.compile(r"^(protocol|fuzz|processor\.handling)\.")
 RAISES = re.compile(r"\bRaises\b[^.]*")  # one sentence of a docstring
 
 
@@ -41,7 +44,7 @@ def all_targets() -> dict[str, Target]:
     """By name: content.form, request.path_of, …"""
     modules = (found.name for found in pkgutil.iter_modules(protocol.__path__, "protocol."))
     parsers = (importlib.import_module(name) for name in modules if name not in BEHIND_THE_JUDGEMENT | OURS)
-    functions = (each for module in (*parsers, judgement) for each in public(module))
+    functions = (each for module in (*parsers, judgement, body) for each in public(module))
     targets = [target_of(function) for function in functions]
     return {target.name: target for target in targets if takes_words(target)}
 
@@ -58,7 +61,7 @@ def target_of(function: Callable[..., object]) -> Target:
     plain = inspect.unwrap(function)
     hints = typing.get_type_hints(plain)
     hints.pop("return", None)
-    name = f"{plain.__module__}.{plain.__qualname__}".removeprefix("protocol.").removeprefix("fuzz.")
+    name = ROOM.sub("", f"{plain.__module__}.{plain.__qualname__}")
     return Target(name, function, hints, tuple(named_exceptions(plain)))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from hookd import testing
-from processor.event import Event
+from processor.handling.event import Event
 from protocol.request import Request
 
 

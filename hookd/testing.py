@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from processor.event import Event
+from processor.handling.event import Event
 from protocol.providers import PROVIDERS
 from protocol.providers.provider import Provider
 from protocol.request import Request

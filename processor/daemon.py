@@ -15,8 +15,9 @@ from chassis.process import Stop, every
 from chassis.settings import CommonSettings
 from chassis.vault import Vault, open_vault
 from processor.certificates import Amazon
-from processor.dispatch import Dispatch
+from processor.chooser import Chooser
 from processor.drain import Drain
+from processor.handling.dispatch import Choice, Dispatch
 from processor.lease import Leases
 from processor.maintenance import EVERY_SECONDS, Maintenance
 from processor.outcome import Ending, Outcome
@@ -51,16 +52,18 @@ class Parts:
         self.tally = Tally(self.folded)
         self.store = Store(database, f"{socket.gethostname()} {os.getpid()}", lease_seconds=settings.lease_seconds)
         self.leases = Leases(database, lease_seconds=settings.lease_seconds, lost=self._lose)
+        chooser = Chooser(dispatch, settings)
         self.suspects = Suspects(
             app,
-            timeout_seconds=settings.handler_timeout_seconds,
+            content_bytes_max=settings.content_bytes_max,
+            timeout_seconds=chooser.timeout_seconds,
             ready=self._ready,
             finish=self._finish,
             conclude=self._conclude,
         )
         self.registry = Registry(self.store, vault)
-        sieve = Sieve(self.registry, self.store, dispatch, amazon or Amazon(), settings)
-        self.drain = Drain(self.store, self.leases, dispatch, self.suspects, self.tally, settings, sieve)
+        sieve = Sieve(self.registry, self.store, chooser, amazon or Amazon(), settings)
+        self.drain = Drain(self.store, self.leases, chooser, self.suspects, self.tally, settings, sieve)
         self.maintenance = Maintenance(
             self.store, retention_days=settings.retention_days, refused_hours=settings.refused_hours
         )
@@ -74,7 +77,7 @@ class Parts:
     def _lose(self) -> None:
         self.drain.lose()
 
-    async def _ready(self, claimed: Claimed) -> tuple[bytes, Outcome | None]:
+    async def _ready(self, claimed: Claimed) -> Choice | Outcome:
         return await self.drain.ready(claimed)
 
     def _finish(self, claimed: Claimed, outcome: Outcome) -> None:

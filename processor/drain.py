@@ -9,11 +9,10 @@ from datetime import datetime
 
 from chassis.database import Unavailable
 from chassis.logs import get_logger
-from processor.dispatch import Dispatch
-from processor.event import Event
-from processor.handlers import Handler
+from processor.chooser import Chooser
+from processor.handling.dispatch import Choice, Undecided
 from processor.lease import Leases
-from processor.outcome import Ending, Outcome, conclude, gave_up, handed_back, unhandled
+from processor.outcome import Ending, Outcome, gave_up, handed_back, rejected
 from processor.room import Room
 from processor.settings import ProcessorSettings
 from processor.sieve import Sieve
@@ -42,7 +41,7 @@ class Drain:
         self,
         store: Store,
         leases: Leases,
-        dispatch: Dispatch,
+        chooser: Chooser,
         suspects: Suspects,
         tally: Tally,
         settings: ProcessorSettings,
@@ -50,7 +49,7 @@ class Drain:
     ) -> None:
         self._store = store
         self._leases = leases
-        self._dispatch = dispatch
+        self._chooser = chooser
         self._suspects = suspects
         self._tally = tally
         self._settings = settings
@@ -116,7 +115,7 @@ class Drain:
         claimed = await self._sifted(claimed, lane)
         ordinary = [each for each in claimed if not self._is_special(each)]
         for special in claimed if len(ordinary) < len(claimed) else ():
-            if special.row["attempts"] > self._settings.attempts_max:
+            if self._chooser.is_used_up(special):
                 self._finish(special, gave_up(special.row["attempts"], special.row["reason"]))
             elif self._is_special(special):
                 self._suspects.put(special)
@@ -141,13 +140,12 @@ class Drain:
         return [] if self.stopping else rest
 
     def _is_special(self, claimed: Claimed) -> bool:
-        row = claimed.row
-        attempts: int = row["attempts"]
-        if attempts > self._settings.attempts_max:
+        if self._chooser.is_used_up(claimed):
             return True
-        if attempts < SUSPECT_ATTEMPTS or not row["died"]:
+        row = claimed.row
+        if row["attempts"] < SUSPECT_ATTEMPTS or not row["died"]:
             return False
-        return claimed.unsifted or self._handler_of(claimed) is not None
+        return self._chooser.outlook(claimed) is not None
 
     async def keep_claiming(self) -> None:
         """Claim while there is something due and room for it; never returns."""
@@ -218,14 +216,24 @@ class Drain:
         if claimed.lost:
             self._drop(claimed)
             return
-        handler = self._handler_of(claimed)
-        if claimed.unsifted or (handler is not None and claimed.row["payload"] is None):
+        body = claimed.row["payload"]
+        if claimed.unsifted or (body is None and self._chooser.outlook(claimed) is not None):
             await self._perform_late(worker, claimed)
-        elif handler is None:
-            self._finish(claimed, self._unhandled(claimed))
+            return
+        self._chooser.complete(claimed, body)
+        ready = self._decided(claimed)
+        if isinstance(ready, Outcome):
+            self._finish(claimed, ready)
         else:
-            event = Event(claimed.row, claimed.row["payload"])
-            self.conclude(claimed, await worker.run(handler, event, claimed))
+            await self._run(worker, claimed, ready)
+
+    async def _run(self, worker: Worker, claimed: Claimed, choice: Choice) -> None:
+        assert claimed.event is not None
+        if choice.fault is not None:
+            self.conclude(claimed, rejected(choice.fault))
+            return
+        timeout_seconds = self._chooser.timeout_seconds(choice)
+        self.conclude(claimed, await worker.run(choice, claimed.event, claimed, timeout_seconds))
 
     async def _perform_late(self, worker: Worker, claimed: Claimed) -> None:
         """One event whose body did not come with the claim, and is fetched once there is room; or to be sifted yet."""
@@ -233,32 +241,42 @@ class Drain:
         self._fetching.add(claimed)
         await self._fetch_room.wait_for(size)
         try:
-            body, outcome = await self.ready(claimed)
+            ready = await self.ready(claimed)
             if self.stopping:
                 return  # and handed back by `stop`
             self._fetching.discard(claimed)
-            handler = self._handler_of(claimed)
-            if outcome is not None or handler is None:
-                self.finish(claimed, outcome or self._unhandled(claimed))
+            if isinstance(ready, Outcome):
+                self.finish(claimed, ready)
             elif claimed.lost:
                 self._drop(claimed)
             else:
-                self.conclude(claimed, await worker.run(handler, Event(claimed.row, body), claimed))
+                await self._run(worker, claimed, ready)
         except Unavailable:
             self.conclude(claimed, "unready")
         finally:
             self._fetching.discard(claimed)
             self._fetch_room.give_back(size)
 
-    async def ready(self, claimed: Claimed) -> tuple[bytes, Outcome | None]:
-        """Its body, and its outcome where no handler may see it. Raises Unavailable."""
+    async def ready(self, claimed: Claimed) -> Choice | Outcome:
+        """Its handler, once its body is there; or its outcome where no handler may see it. Raises Unavailable."""
         body = claimed.row["payload"]
         if body is None:
             body = await self._store.body(claimed.id)
-        outcome = await self._sieve.sift_late(claimed, body) if claimed.unsifted else None
-        if outcome is None and self._handler_of(claimed) is None:
-            outcome = self._unhandled(claimed)
-        return body, outcome
+        if claimed.unsifted and (outcome := await self._sieve.sift_late(claimed, body)) is not None:
+            return outcome
+        self._chooser.complete(claimed, body)
+        if isinstance(self._chooser.outlook(claimed), Undecided):
+            return await asyncio.to_thread(self._decided, claimed)  # a filter may parse all of a large body
+        return self._decided(claimed)
+
+    def _decided(self, claimed: Claimed) -> Choice | Outcome:
+        """Its handler, its filters asked; or its outcome where no handler may see it."""
+        choice = self._chooser.choice(claimed)
+        if choice is None:
+            return self._chooser.unhandled(claimed)
+        if self._chooser.is_used_up(claimed):
+            return gave_up(claimed.row["attempts"], claimed.row["reason"])
+        return choice
 
     def finish(self, claimed: Claimed, outcome: Outcome) -> None:
         """Settle it so, unless it was lost."""
@@ -267,30 +285,16 @@ class Drain:
         else:
             self._finish(claimed, outcome)
 
-    def _handler_of(self, claimed: Claimed) -> Handler | None:
-        return self._dispatch.find(claimed.row["source"], claimed.row["event_type"])
-
     def conclude(self, claimed: Claimed, ending: Ending | Cut) -> None:
         """Turn a run's end into what the settle writes."""
         if claimed.lost:
             self._drop(claimed)
         elif isinstance(ending, Ending):
-            self._finish(claimed, conclude(ending, claimed.row["attempts"], self._settings.attempts_max))
+            self._finish(claimed, self._chooser.conclude(claimed, ending))
         elif ending == "lost":
             self._drop(claimed)
         else:
             self._finish(claimed, handed_back(claimed.row["claims"], UNREADY_SECONDS if ending == "unready" else 0.0))
-
-    def _unhandled(self, claimed: Claimed) -> Outcome:
-        row = claimed.row
-        return unhandled(
-            row["source"],
-            row["event_type"],
-            row["claims"],
-            row["age_seconds"],
-            source_is_known=self._dispatch.knows(row["source"]),
-            kept_seconds=self._settings.unhandled_seconds,
-        )
 
     def _finish(self, claimed: Claimed, outcome: Outcome) -> None:
         noted = outcome.attempted and (self._records_all or outcome.status != "processed")
@@ -338,8 +342,8 @@ class Drain:
     async def keep_watch(self) -> None:
         """Cut off what is over its time; never returns."""
         while True:
-            await asyncio.sleep(min(WATCH_SECONDS, self._settings.handler_timeout_seconds / 4))
-            overdue = self.workers.overdue(self._settings.handler_timeout_seconds)
+            await asyncio.sleep(min(WATCH_SECONDS, self._chooser.timeout_seconds_min / 4))
+            overdue = self.workers.overdue()
             for worker in overdue:
                 if worker.in_thread and worker.cut is None and worker.claimed is not None:
                     log.error("thread.stuck", id=str(worker.claimed.id), hint="a def handler cannot be cancelled")

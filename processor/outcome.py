@@ -2,11 +2,11 @@
 
 import random
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from processor.handlers import Reject, Retry
+from processor.handling.declare import Aborted, Reject, Retry
 from protocol import storable
 
 # Waits before each attempt, in seconds: three quick tries for a hiccup, then three days in all, for an outage over a
@@ -59,19 +59,30 @@ def ended_with(error: BaseException) -> Ending:
 def _ending(error: BaseException) -> Ending:
     if isinstance(error, Retry):
         return Ending("retry", _reason(str(error)) or "asked for another attempt", after=error.after)
-    if isinstance(error, Reject):
+    if isinstance(error, Reject | Aborted):
         return Ending("reject", _reason(str(error)) or "rejected by its handler")
     line = traceback.format_exception_only(error)[-1].strip()
     trace = "".join(traceback.format_exception(error))
     return Ending("raised", _reason(line), storable.text(trace, storable.TRACEBACK_CHARACTERS_MAX))
 
 
+def rejected(why: str) -> Ending:
+    """The ending of a run that need not begin."""
+    return Ending("reject", _reason(why))
+
+
 def timed_out(seconds: float) -> Ending:
     return Ending("raised", f"timed out after {seconds:.3g} s")
 
 
-def conclude(ending: Ending, attempts: int, attempts_max: int, jitter: Jitter = random.uniform) -> Outcome:
-    """What becomes of an event whose attempt number `attempts` ended so."""
+def conclude(
+    ending: Ending,
+    attempts: int,
+    attempts_max: int,
+    jitter: Jitter = random.uniform,
+    waits: Sequence[float] = WAITS,
+) -> Outcome:
+    """What becomes of an event whose attempt number `attempts` ended so. `waits`: seconds before each attempt."""
     if ending is RETURNED or ending.kind == "returned":
         return PROCESSED
     line, trace = ending.line, ending.traceback or None
@@ -81,12 +92,12 @@ def conclude(ending: Ending, attempts: int, attempts_max: int, jitter: Jitter = 
         return Outcome("failed", _reason(f"gave up after {attempts} attempts: {line}"), traceback=trace)
     if ending.after is not None:
         return Outcome("new", line, ending.after, traceback=trace)
-    return Outcome("new", line, back_off(attempts, jitter), traceback=trace)
+    return Outcome("new", line, back_off(attempts, jitter, waits), traceback=trace)
 
 
-def back_off(attempts: int, jitter: Jitter = random.uniform) -> float:
+def back_off(attempts: int, jitter: Jitter = random.uniform, waits: Sequence[float] = WAITS) -> float:
     """Seconds to wait before the next attempt, when `attempts` have been made."""
-    return WAITS[min(attempts, len(WAITS) - 1)] * jitter(1 - JITTER, 1 + JITTER)
+    return waits[min(attempts, len(waits) - 1)] * jitter(1 - JITTER, 1 + JITTER)
 
 
 def gave_up(attempts: int, reason: str | None) -> Outcome:

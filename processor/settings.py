@@ -12,7 +12,9 @@ MIB = 1024 * 1024
 class ProcessorSettings(Settings):
     """What `hookd processor` reads."""
 
-    app: str | None = Field(default=None, description="your handlers: a module, or a path to a .py file")
+    app: str | None = Field(
+        default=None, description="your handlers: a module, or a path to a .py file; several with commas between"
+    )
     concurrency: int = Field(default=64, ge=1, le=1000, description="handlers that run at once")
     handler_timeout_seconds: float = Field(
         default=30.0,
@@ -32,6 +34,9 @@ class ProcessorSettings(Settings):
     )
     stuck_threads_max: int = Field(
         default=16, ge=1, description="threads over their time-out before the process hands its rest over and restarts"
+    )
+    content_bytes_max: int = Field(
+        default=25 * MIB, ge=1, description="what a compressed body may unfold into: as much as one may have as sent"
     )
     held_bytes_max: int = Field(default=64 * MIB, ge=MIB, description="bodies in memory at once")
     retention_days: int = Field(

@@ -13,7 +13,7 @@ import orjson
 
 from processor import outcome
 from processor.certificates import Amazon, Unfetched
-from processor.dispatch import Dispatch
+from processor.chooser import Chooser
 from processor.outcome import Ending, Outcome
 from processor.registry import Registry
 from processor.settings import ProcessorSettings
@@ -34,13 +34,12 @@ class Sieve:
     """Settles what no handler may see; the rest goes on, with what was found."""
 
     def __init__(
-        self, registry: Registry, store: Store, dispatch: Dispatch, amazon: Amazon, settings: ProcessorSettings
+        self, registry: Registry, store: Store, chooser: Chooser, amazon: Amazon, settings: ProcessorSettings
     ) -> None:
         self._registry = registry
         self._store = store
-        self._dispatch = dispatch
+        self._chooser = chooser
         self._amazon = amazon
-        self._attempts_max = settings.attempts_max
         self._window_seconds_max = settings.retention_days * DAY_SECONDS
 
     async def sift(self, claimed: Sequence[Claimed], lane: int) -> dict[UUID, Outcome]:
@@ -59,7 +58,7 @@ class Sieve:
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
             source, row = sources[each.row["source"]], each.row
-            if row["attempts"] > self._attempts_max:
+            if row["attempts"] > self._chooser.attempts_most:
                 continue  # it has failed already
             if (row["payload"] is None and asks(source, row)) or fetches(source):
                 each.unsifted = True
@@ -78,6 +77,7 @@ class Sieve:
             ended = await self._judge_amazons(claimed, source, body)
         else:  # a large body: hashing and parsing it takes a while
             ended = await asyncio.to_thread(self._judge_guarded, claimed, source, body)
+        claimed.unsifted = False
         return ended or (await self._decided([(claimed, source)])).get(claimed.id)
 
     def _judge(self, claimed: Claimed, source: Source, body: bytes, certificate: bytes | None = None) -> Outcome | None:
@@ -97,7 +97,7 @@ class Sieve:
             return self._tried_again(claimed, outcome.ended_with(error))
 
     def _tried_again(self, claimed: Claimed, ending: Ending) -> Outcome:
-        return outcome.conclude(ending, claimed.row["attempts"], self._attempts_max)
+        return outcome.conclude(ending, claimed.row["attempts"], self._chooser.attempts_most)
 
     async def _judge_amazons(self, claimed: Claimed, source: Source, body: bytes) -> Outcome | None:
         """What Amazon SNS sent: judged by a certificate that it names; and its subscription, confirmed."""
@@ -143,7 +143,7 @@ class Sieve:
             return False
         if source.duplicates == "verified" and verdict_of(claimed) != VERIFIED:
             return False
-        return source.is_probe or self._dispatch.find(row["source"], row["event_type"]) is not None
+        return source.is_probe or self._chooser.outlook(claimed) is not None
 
     def _contender(self, claimed: Claimed, source: Source) -> Contender:
         row = claimed.row

@@ -23,6 +23,8 @@ from chassis.database import (
     check_revision,
 )
 from chassis.logs import get_logger
+from processor.handling.dispatch import UNDECIDED, Choice, Undecided
+from processor.handling.event import Event
 from processor.outcome import DIED, Outcome
 
 T = TypeVar("T")
@@ -186,7 +188,10 @@ NOTHING_FOUND = Found()
 
 @dataclass(slots=True, eq=False)
 class Claimed:
-    """A row this process holds. `lease_until` is in the monotonic clock; `unsifted`: to be judged before its run."""
+    """A row this process holds. `lease_until` is in the monotonic clock; `unsifted`: to be judged before its run.
+
+    `event`: made of it once its body is there. `choice`: its handler, once it is known; None: it has none.
+    """
 
     row: Any
     lease_until: float
@@ -195,6 +200,8 @@ class Claimed:
     lost: bool = False
     unsifted: bool = False
     found: Found = NOTHING_FOUND
+    event: Event | None = None
+    choice: Choice | Undecided | None = UNDECIDED
 
     def __post_init__(self) -> None:
         self.id = self.row["id"]
@@ -204,7 +211,7 @@ class Claimed:
         self.found = found
         event_type, delivery_id, _ = found
         if event_type is not None or delivery_id is not None:
-            row = self.row
+            row, self.event, self.choice = self.row, None, UNDECIDED
             names = {"event_type": event_type or row["event_type"], "delivery_id": delivery_id or row["delivery_id"]}
             self.row = {**row, **names}
 

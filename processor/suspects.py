@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import IO, NoReturn
 from uuid import UUID
@@ -16,10 +16,10 @@ import orjson
 
 from chassis.database import Unavailable
 from chassis.logs import get_logger
-from processor.app import AppError, load
-from processor.event import Event
-from processor.handlers import Handler
-from processor.outcome import HOLDER_DIED, RETURNED, Ending, Outcome, ended_with, timed_out
+from processor.handling.app import AppError, load
+from processor.handling.dispatch import Choice
+from processor.handling.event import Event
+from processor.outcome import HOLDER_DIED, RETURNED, Ending, Outcome, ended_with, rejected, timed_out
 from processor.store import Claimed
 from processor.workers import Cut, call
 
@@ -37,12 +37,14 @@ class Suspects:
         self,
         app: str,
         *,
-        timeout_seconds: float,
-        ready: Callable[[Claimed], Awaitable[tuple[bytes, Outcome | None]]],
+        content_bytes_max: int,
+        timeout_seconds: Callable[[Choice], float],
+        ready: Callable[[Claimed], Awaitable[Choice | Outcome]],
         finish: Callable[[Claimed, Outcome], None],
         conclude: Callable[[Claimed, Ending | Cut], None],
     ) -> None:
         self._app = app
+        self._content_bytes_max = content_bytes_max
         self._timeout_seconds = timeout_seconds
         self._ready = ready
         self._finish = finish
@@ -95,18 +97,19 @@ class Suspects:
     async def _try(self, claimed: Claimed) -> Ending | Cut | Outcome:
         """How its run ended, or what became of it without one."""
         try:
-            body, outcome = await self._ready(claimed)
-            if outcome is not None:
-                return outcome
+            ready = await self._ready(claimed)
+            if isinstance(ready, Outcome):
+                return ready
             log.warning("suspect.tried_alone", id=str(claimed.id), attempt=claimed.row["attempts"])
-            return await self.alone(claimed, body)
+            return await self.alone(claimed, self._timeout_seconds(ready))
         except (Unavailable, OSError) as error:
             log.warning("suspect.untried", id=str(claimed.id), reason=str(error))
             return "unready"
 
-    async def alone(self, claimed: Claimed, body: bytes) -> Ending:
+    async def alone(self, claimed: Claimed, timeout_seconds: float) -> Ending:
         """Run it in a child process of its own. Raises OSError where none can be started."""
-        told = _packed(claimed, body, self._timeout_seconds)
+        limits = {"timeout_seconds": timeout_seconds, "content_bytes_max": self._content_bytes_max}
+        told = _packed(claimed, limits)
         # A file, not a pipe: all of it is there when the child has ended, whoever else has it open.
         with tempfile.TemporaryFile() as answer:
             self._process = await asyncio.create_subprocess_exec(
@@ -114,10 +117,10 @@ class Suspects:
                 stdin=asyncio.subprocess.PIPE, stdout=sys.stderr, pass_fds=[answer.fileno()], start_new_session=True,
             )  # fmt: skip
             try:
-                async with asyncio.timeout(0 if self._cut else START_SECONDS + self._timeout_seconds + LATE_SECONDS):
+                async with asyncio.timeout(0 if self._cut else START_SECONDS + timeout_seconds + LATE_SECONDS):
                     await self._process.communicate(told)
             except TimeoutError:
-                return timed_out(self._timeout_seconds)
+                return timed_out(timeout_seconds)
             finally:
                 if self._process.returncode is None:
                     self._process.kill()
@@ -125,11 +128,11 @@ class Suspects:
             return _unpacked(answer)
 
 
-def _packed(claimed: Claimed, body: bytes, timeout_seconds: float) -> bytes:
-    row = claimed.row
+def _packed(claimed: Claimed, limits: Mapping[str, float]) -> bytes:
+    row, body = claimed.row, claimed.event.body if claimed.event is not None else b""
     return orjson.dumps(
         {name: row[name] for name in FIELDS}
-        | {"id": str(claimed.id), "timeout_seconds": timeout_seconds}
+        | {"id": str(claimed.id), **limits}
         | {"body": base64.b64encode(body).decode()}
     )
 
@@ -147,7 +150,8 @@ def main(app: str, answer_fd: int) -> None:
     os.set_inheritable(answer_fd, False)
     told = orjson.loads(sys.stdin.buffer.read())
     row = told | {"id": UUID(told["id"])}
-    event, timeout_seconds = Event(row, base64.b64decode(told["body"])), told["timeout_seconds"]
+    event = Event(row, base64.b64decode(told["body"]), told["content_bytes_max"])
+    timeout_seconds = told["timeout_seconds"]
     turn = threading.Lock()
 
     def answer(ending: Ending) -> NoReturn:
@@ -157,26 +161,28 @@ def main(app: str, answer_fd: int) -> None:
         os._exit(0)
 
     try:
-        handler = load(app).find(event.source, event.event_type)
+        choice = load(app).find(event)
     except AppError as error:
         answer(ended_with(error))
-    if handler is None:
+    if choice is None:
         answer(Ending("raised", "its handler is gone from the app"))
+    if choice.fault is not None:
+        answer(rejected(choice.fault))
     # For a thread that nothing can cancel, and a coroutine that goes on after it was.
     threading.Timer(timeout_seconds + LATE_SECONDS, answer, [timed_out(timeout_seconds)]).start()
-    answer(_run(handler, event, timeout_seconds))
+    answer(_run(choice, event, timeout_seconds))
 
 
-def _run(handler: Handler, event: Event, timeout_seconds: float) -> Ending:
-    if not handler.is_async:
-        return call(handler, event)
+def _run(choice: Choice, event: Event, timeout_seconds: float) -> Ending:
+    if not choice.handler.is_async:
+        return call(choice, event)
 
     async def run() -> Ending:
         limit = asyncio.timeout(timeout_seconds)
         ending = RETURNED
         try:
             async with limit:
-                await handler.function(event)
+                await choice.handler.call(event, choice.variables, None)
         except BaseException as error:  # noqa: BLE001 - whatever user code raises is that event's failure
             ending = ended_with(error)
         return timed_out(timeout_seconds) if limit.expired() else ending

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeAlias
 
-from processor.event import Event
-from processor.handlers import Handler
+from processor.handling.dispatch import Choice
+from processor.handling.event import Event
 from processor.outcome import RETURNED, Ending, ended_with, timed_out
 from processor.store import Claimed
 
@@ -28,19 +28,21 @@ class Worker:
         self.task: asyncio.Task[None] | None = None
         self.claimed: Claimed | None = None
         self.began = 0.0
+        self.until = 0.0
         self.cut: Cut | None = None
         self.in_thread = False
         self.leaving = False
 
-    async def run(self, handler: Handler, event: Event, claimed: Claimed) -> Ending | Cut:
+    async def run(self, choice: Choice, event: Event, claimed: Claimed, timeout_seconds: float) -> Ending | Cut:
         """How the handler's run ended; `lost` or `stopping` when it was cut off for that."""
         self.claimed, self.began, self.cut = claimed, self._loop.time(), None
+        self.until = self.began + timeout_seconds
         try:
-            if handler.is_async:
-                await handler.function(event)
+            if choice.handler.is_async:
+                await choice.handler.call(event, choice.variables, None)
                 ending = RETURNED
             else:
-                ending = await self._run_in_thread(handler, event)
+                ending = await self._run_in_thread(choice, event)
         except asyncio.CancelledError as error:
             if self.leaving:
                 raise
@@ -55,10 +57,10 @@ class Worker:
             return ending
         return timed_out(self._loop.time() - self.began) if cut == "timeout" else cut
 
-    async def _run_in_thread(self, handler: Handler, event: Event) -> Ending:
+    async def _run_in_thread(self, choice: Choice, event: Event) -> Ending:
         self.in_thread = True
         try:
-            return await asyncio.shield(self._loop.run_in_executor(self._pool, call, handler, event))
+            return await asyncio.shield(self._loop.run_in_executor(self._pool, call, choice, event))
         finally:
             self.in_thread = False
 
@@ -73,13 +75,13 @@ class Worker:
             self.task.cancel()
 
 
-def call(handler: Handler, event: Event) -> Ending:
+def call(choice: Choice, event: Event) -> Ending:
     """Run a `def` handler to its end, in this thread. (A StopIteration that left it would never reach a future.)"""
     try:
-        result = handler.function(event)
+        result = choice.handler.call(event, choice.variables, None)
         if inspect.iscoroutine(result):
             result.close()
-            raise TypeError(f"{handler.name} returned a coroutine: declare it with async def")
+            raise TypeError(f"{choice.handler.name} returned a coroutine: declare it with async def")
     except BaseException as error:  # noqa: BLE001 - whatever user code raises is that event's failure
         return ended_with(error)
     return RETURNED
@@ -149,7 +151,7 @@ class Workers:
             if self.started % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
-    def overdue(self, timeout_seconds: float) -> list[Worker]:
+    def overdue(self) -> list[Worker]:
         """Workers whose run is over its time."""
-        began_before = self._loop.time() - timeout_seconds
-        return [worker for worker in self.workers if worker.claimed is not None and worker.began < began_before]
+        now = self._loop.time()
+        return [worker for worker in self.workers if worker.claimed is not None and worker.until < now]

@@ -1,7 +1,6 @@
 """A processor in the test's own event loop with handlers as the test gives them, and an eye on the table."""
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,9 +11,10 @@ from chassis.database import Connection, Database
 from chassis.vault import Vault
 from processor.certificates import Amazon
 from processor.daemon import Parts
-from processor.dispatch import Dispatch
-from processor.event import Event
-from processor.handlers import ANY, Handler, Retry
+from processor.handling.declare import ANY, Declaration, Retry
+from processor.handling.dispatch import Dispatch
+from processor.handling.event import Event
+from processor.handling.handler import Handler, handler_of
 from processor.settings import ProcessorSettings
 from tests.registering import VAULT
 
@@ -29,7 +29,8 @@ CREATE TRIGGER tell AFTER UPDATE ON hookd.events FOR EACH STATEMENT EXECUTE FUNC
 
 
 def a_handler(function: Function, source: str = ANY, event_type: str | None = None, place: str = "app.py:1") -> Handler:
-    return Handler(function, source, event_type, inspect.iscoroutinefunction(function), place)
+    event_types = () if event_type is None else (event_type,)
+    return handler_of(Declaration(function, place, source=source, event_types=event_types))
 
 
 def an_app(folder: Path, code: str, name: str = "app.py") -> str:

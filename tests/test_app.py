@@ -22,14 +22,15 @@ async def deploy(event: hookd.Event) -> None:
 # Tells the handlers an app declares, as hookd's processor would find them.
 LOAD = """
 import sys
-from processor.app import AppError, load
+from processor.handling.app import AppError, load
 try:
     dispatch = load(sys.argv[1])
 except AppError as error:
     print("refused:", error)
 else:
     for handler in dispatch.handlers:
-        print(handler.source, handler.event_type, handler.name, "async" if handler.is_async else "def")
+        event_type = handler.event_types[0] if handler.event_types else None
+        print(handler.source, event_type, handler.name, "async" if handler.is_async else "def")
 """
 
 
@@ -120,9 +121,9 @@ async def both(event, *, optional=1): ...
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("def f(): ...", "{path}:3: a handler takes one argument, the event"),
-        ("async def f(a, b): ...", "{path}:3: a handler takes one argument, the event"),
-        ("def f(*, event): ...", "{path}:3: a handler takes one argument, the event"),
+        ("def f(): ...", "{path}:3: a handler takes at least one argument, the event"),
+        ("async def f(a, b): ...", "{path}:3: nothing is given to its parameter 'b': expected the event"),
+        ("def f(event, payload, more): ...", "{path}:3: nothing is given to its parameter 'more': expected the event"),
         ("async def f(event): yield", "{path}:3: a handler must not yield, for nothing of it would run"),
         ("def f(event): yield", "{path}:3: a handler must not yield, for nothing of it would run"),
     ],
@@ -137,7 +138,7 @@ def test_on_without_a_source(tmp_path: Path) -> None:
     """A bare `@hookd.on` is refused, with what to write."""
     path = write(tmp_path / "app.py", "import hookd\n@hookd.on\ndef f(event): ...\n")
     assert 'write @hookd.on("source"), with the source\'s name' in refusal(path, tmp_path)
-    assert f"({path}:2)" in refusal(path, tmp_path)
+    assert f"{path}:2: " in refusal(path, tmp_path)
 
 
 def test_two_handlers_of_an_app_that_clash(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_files_that_ours_hide_are_told(tmp_path: Path) -> None:
     """A processor.py beside the app neither takes the place of ours nor is hidden without a word."""
     write(tmp_path / "processor.py", "raise RuntimeError('never imported')\n")
     write(tmp_path / "protocol.py", "raise RuntimeError('never imported')\n")
-    app = write(tmp_path / "app.py", f"import processor.event, protocol.content\n{A_HANDLER}")
+    app = write(tmp_path / "app.py", f"import processor.drain, protocol.content\n{A_HANDLER}")
     warning, handler = load(app, tmp_path).splitlines()
     assert handler == "github push deploy async"
     assert "app.names_taken" in warning

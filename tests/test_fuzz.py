@@ -1,6 +1,6 @@
 """Whatever bytes arrive, the receiver lives; and what they say is read in one way, also behind nginx.
 
-The refusals themselves, with their reasons, are in test_refusals.py; `make fuzz` goes on where the parsers of protocol/
+The refusals themselves, with their reasons, are in test_refusals.py; `make fuzz` goes on where the parsers
 are concerned, and what it finds them by is tested here.
 """
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from processor.handlers import RETRY_SECONDS_MAX, Reject, Retry
+from processor.handling.declare import RETRY_SECONDS_MAX, Reject, Retry
 from processor.outcome import (
     CLAIMS_MAX,
     DIED,

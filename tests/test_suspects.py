@@ -270,7 +270,7 @@ async def test_an_app_that_changed_meanwhile(
     """An app that is broken when the child imports it is a failed attempt that says so, not a death."""
     app = tmp_path / "app.py"
     for code, said in (
-        ("1 / 0", f"processor.app.AppError: {app} does not import: ZeroDivisionError"),
+        ("1 / 0", f"processor.handling.app.AppError: {app} does not import: ZeroDivisionError"),
         ('@hookd.on("another")\ndef function(event): pass', "its handler is gone from the app"),
     ):
         event_id = await an_event(connection, **DIED_TWICE)

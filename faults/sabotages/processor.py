@@ -66,7 +66,7 @@ def no_suspects() -> None:
 def process_without_handling() -> None:
     """What is claimed is settled as processed, and no handler is run."""
 
-    async def run(self: Any, handler: Any, event: Any, claimed: Any) -> Any:
+    async def run(self: Any, choice: Any, event: Any, claimed: Any, timeout_seconds: Any) -> Any:
         await asyncio.sleep(0)
         return RETURNED
 
@@ -92,7 +92,7 @@ def drop_failed_settles() -> None:
 @sabotage
 def ignore_timeouts() -> None:
     """No run is ever over its time."""
-    workers.Workers.overdue = lambda self, timeout_seconds: []  # type: ignore[method-assign]
+    workers.Workers.overdue = lambda self: []  # type: ignore[method-assign]
 
 
 @sabotage

@@ -11,9 +11,9 @@ from chassis import logs
 from chassis.database import Database
 from chassis.lifeline import Lifeline
 from hookd.configuration import Configuration, configure, database_of
-from processor import app as apps
 from processor.daemon import once, run
-from processor.dispatch import Dispatch
+from processor.handling import app as apps
+from processor.handling.dispatch import Dispatch
 from processor.registry import Unjudgeable
 
 EPILOG = """\b
