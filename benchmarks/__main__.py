@@ -16,6 +16,7 @@ from benchmarks import (
     dispatch,
     document,
     drain,
+    effects,
     gate,
     growth,
     judging,
@@ -56,6 +57,7 @@ OTHERS: dict[str, Measure] = {
     "judging": judging.measure,
     "dispatch": dispatch.measure,
     "sources": sources.measure,
+    "effects": effects.measure,
 }
 
 

@@ -70,8 +70,8 @@ async def warm(bench: Bench) -> None:
         await output_of(bench.folder, *command_of(bench), environment=environment(url))
 
 
-def command_of(bench: Bench) -> tuple[str | Path, ...]:
-    return *HOOKD, "processor", "--app", bench.file("handlers.py", HANDLERS), "--once", "--for", "10m"
+def command_of(bench: Bench, handlers: str = HANDLERS) -> tuple[str | Path, ...]:
+    return *HOOKD, "processor", "--app", bench.file("handlers.py", handlers), "--once", "--for", "10m"
 
 
 async def one_run(bench: Bench, name: str, section: Section) -> Run:
@@ -93,11 +93,15 @@ async def drained_by_sql(url: str) -> tuple[float, float]:
     return seconds, time.process_time() - cpu
 
 
-async def drained_by_hookd(bench: Bench, url: str, events: int, **settings: str) -> tuple[float, float]:
+async def drained_by_hookd(
+    bench: Bench, url: str, events: int, handlers: str = HANDLERS, **settings: str
+) -> tuple[float, float]:
     """Seconds to the last settled row, and CPU seconds of the process until then."""
     async with connected(url) as connection:
         began = time.monotonic()
-        async with running(bench.folder, *command_of(bench), environment=environment(url) | settings) as child:
+        async with running(
+            bench.folder, *command_of(bench, handlers), environment=environment(url) | settings
+        ) as child:
             await until_settled(connection, events, child)
             seconds, cpu = time.monotonic() - began, machine.cpu_seconds(child.pid)
             await child.ended(STALL_SECONDS_MAX)

@@ -14,7 +14,7 @@ from asyncpg.connect_utils import SessionAttribute
 from chassis.settings import CommonSettings, data_folder
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-CONNECTION_CLASS: type = asyncpg.Connection
+CONNECTION_TYPES = (asyncpg.Connection, asyncpg.pool.PoolConnectionProxy)  # what one may be declared as
 T = TypeVar("T")
 
 VERSION_MIN = 15  # 14 is past its end of life
@@ -70,7 +70,7 @@ class Database:
         self._reviving = threading.Lock()
 
     async def connect(
-        self, name: str, *, settings: Mapping[str, str] | None = None, command_timeout: float = 60.0
+        self, name: str, *, settings: Mapping[str, str] | None = None, command_timeout: float | None = 60.0
     ) -> Connection:
         """A checked connection, shown as `hookd <name>` in pg_stat_activity.
 
@@ -102,7 +102,7 @@ class Database:
         finally:
             self._reviving.release()
 
-    async def _open(self, name: str, settings: Mapping[str, str], command_timeout: float) -> Connection:
+    async def _open(self, name: str, settings: Mapping[str, str], command_timeout: float | None) -> Connection:
         connection: Connection = await asyncpg.connect(
             self.url,
             timeout=CONNECT_SECONDS_MAX,

@@ -6,6 +6,7 @@ from typing import Any
 from processor import outcome
 from processor.handling.dispatch import UNDECIDED, Choice, Dispatch, Undecided
 from processor.handling.event import Event
+from processor.handling.handler import Handler
 from processor.outcome import WAITS, Ending, Outcome
 from processor.settings import ProcessorSettings
 from processor.store import Claimed
@@ -18,7 +19,7 @@ class Chooser:
         self._dispatch = dispatch
         self._settings = settings
         self.attempts_most = max(settings.attempts_max, dispatch.attempts_max)
-        timeouts = (each.timeout_seconds or settings.handler_timeout_seconds for each in dispatch.handlers)
+        timeouts = (self._timeout_seconds(each) for each in dispatch.handlers)
         self.timeout_seconds_min = min(timeouts, default=settings.handler_timeout_seconds)
 
     def outlook(self, claimed: Claimed) -> Choice | Undecided | None:
@@ -58,8 +59,13 @@ class Chooser:
         return attempts > 1 and attempts > self.attempts_max(claimed)
 
     def timeout_seconds(self, choice: Choice) -> float:
-        given = choice.handler.timeout_seconds
-        return self._settings.handler_timeout_seconds if given is None else given
+        return self._timeout_seconds(choice.handler)
+
+    def _timeout_seconds(self, handler: Handler) -> float:
+        if handler.timeout_seconds is not None:
+            return handler.timeout_seconds
+        settings = self._settings
+        return settings.transaction_timeout_seconds if handler.wants_connection else settings.handler_timeout_seconds
 
     def conclude(self, claimed: Claimed, ending: Ending) -> Outcome:
         """What becomes of it after a run that ended so."""

@@ -17,17 +17,17 @@ from chassis.vault import Vault, open_vault
 from processor.certificates import Amazon
 from processor.chooser import Chooser
 from processor.drain import Drain
+from processor.effects.store import Seal, Transactions
 from processor.handling.dispatch import Choice, Dispatch
 from processor.lease import Leases
 from processor.maintenance import EVERY_SECONDS, Maintenance
-from processor.outcome import Ending, Outcome
+from processor.outcome import Cut, Ending, Outcome, Saved
 from processor.registry import Registry
 from processor.settings import ProcessorSettings
 from processor.sieve import Sieve
 from processor.store import LANES, Claimed, Store, listen
 from processor.suspects import Suspects
 from processor.tally import Tally
-from processor.workers import Cut
 
 SUMMARY_SECONDS = 10.0
 IDLE_LOOK_SECONDS = 0.02
@@ -52,26 +52,34 @@ class Parts:
         self.tally = Tally(self.folded)
         self.store = Store(database, f"{socket.gethostname()} {os.getpid()}", lease_seconds=settings.lease_seconds)
         self.leases = Leases(database, lease_seconds=settings.lease_seconds, lost=self._lose)
+        self.transactions = Transactions(database, settings.handler_connections)
         chooser = Chooser(dispatch, settings)
         self.suspects = Suspects(
             app,
+            database,
             content_bytes_max=settings.content_bytes_max,
             timeout_seconds=chooser.timeout_seconds,
             ready=self._ready,
             finish=self._finish,
             conclude=self._conclude,
+            seal=self._seal,
         )
         self.registry = Registry(self.store, vault)
         sieve = Sieve(self.registry, self.store, chooser, amazon or Amazon(), settings)
-        self.drain = Drain(self.store, self.leases, chooser, self.suspects, self.tally, settings, sieve)
+        self.drain = Drain(
+            self.store, self.leases, chooser, self.suspects, self.tally, settings, sieve, self.transactions
+        )
         self.maintenance = Maintenance(
             self.store, retention_days=settings.retention_days, refused_hours=settings.refused_hours
         )
-        workers, leases = self.drain.workers, self.leases
-        self.tally.watch("hookd_running", "Handlers that run", lambda: workers.running)
+        drain, leases = self.drain, self.leases
+        self.tally.watch("hookd_running", "Handlers that run", lambda: drain.running)
+        self.tally.watch(
+            "hookd_transactions", "Of these, handlers with a transaction of their own", lambda: drain.connected.running
+        )
         self.tally.watch("hookd_held", "Rows this process holds", lambda: len(leases))
         self.tally.watch(
-            "hookd_lag_seconds", "How long the oldest due event waited for a claim", lambda: self.drain.lag_seconds
+            "hookd_lag_seconds", "How long the oldest due event waited for a claim", lambda: drain.lag_seconds
         )
 
     def _lose(self) -> None:
@@ -83,8 +91,11 @@ class Parts:
     def _finish(self, claimed: Claimed, outcome: Outcome) -> None:
         self.drain.finish(claimed, outcome)
 
-    def _conclude(self, claimed: Claimed, ending: Ending | Cut) -> None:
+    def _conclude(self, claimed: Claimed, ending: Ending | Cut | Saved) -> None:
         self.drain.conclude(claimed, ending)
+
+    def _seal(self, claimed: Claimed) -> Seal:
+        return self.drain.seal(claimed)
 
     @asynccontextmanager
     async def at_work(self, *others: Awaitable[None]) -> AsyncIterator[None]:
@@ -93,7 +104,8 @@ class Parts:
         self.leases.start()
         with ExitStack() as left:
             async with asyncio.TaskGroup() as group:
-                self.drain.workers.start(group)
+                for crew in self.drain.crews:
+                    crew.start(group)
                 tasks = [
                     group.create_task(_run(work))
                     for work in (
@@ -109,10 +121,12 @@ class Parts:
                     yield
                 finally:
                     self.leases.end()
-                    self.drain.workers.end()
+                    for crew in self.drain.crews:
+                        crew.end()
                     for task in tasks:
                         task.cancel()
                     left.callback(asyncio.get_running_loop().call_later(LEAVE_SECONDS, _leave).cancel)
+            await self.transactions.close()
 
 
 async def run(
@@ -148,7 +162,7 @@ async def run(
         log.info("processor.started", app=app, handlers=len(dispatch.handlers), concurrency=settings.concurrency)
         await stop.asked.wait()
         schedule.stop()
-        log.info("processor.stopping", running=parts.drain.workers.running, grace_seconds=common.grace_seconds)
+        log.info("processor.stopping", running=parts.drain.running, grace_seconds=common.grace_seconds)
         await parts.drain.stop(0 if parts.drain.stuck.is_set() else common.grace_seconds, stop.hurry)
     parts.tally.summarize()
     await parts.store.close()

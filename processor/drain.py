@@ -1,4 +1,4 @@
-"""Drain: claim → sift → run → settle → count."""
+"""Drain: claim → sift → run → settle → count. (A run with a transaction of its own settles in it.)"""
 
 import asyncio
 import contextlib
@@ -10,19 +10,23 @@ from datetime import datetime
 from chassis.database import Unavailable
 from chassis.logs import get_logger
 from processor.chooser import Chooser
+from processor.effects.store import Seal, Transaction, Transactions
 from processor.handling.dispatch import Choice, Undecided
+from processor.handling.event import Event
 from processor.lease import Leases
-from processor.outcome import Ending, Outcome, gave_up, handed_back, rejected
+from processor.outcome import PROCESSED, Cut, Ending, Outcome, Saved, gave_up, handed_back, rejected
 from processor.room import Room
 from processor.settings import ProcessorSettings
 from processor.sieve import Sieve
-from processor.store import Claimed, Settlement, Store
+from processor.store import Claimed, Settlement, Store, oldest_due
 from processor.suspects import Suspects
 from processor.tally import Tally
-from processor.workers import Cut, Worker, Workers
+from processor.watermark import Watermark
+from processor.workers import Worker, Workers
 
 CLAIM_ROWS_MAX = 1000  # claims of 250 to 500 drain a third slower
 HELD_ROWS_MAX = 4000  # a claim is under way while the workers have this much less to do
+CONNECTED_ROWS_MIN = 100  # may wait for a connection before they keep others from being claimed
 REFILL_SHARE = 2  # claimed again when half of what may be held is left
 SETTLE_ROWS_MAX = 1000
 SETTLE_PAUSE_SECONDS = 1.0  # back soon after the database's return
@@ -46,6 +50,7 @@ class Drain:
         tally: Tally,
         settings: ProcessorSettings,
         sieve: Sieve,
+        transactions: Transactions,
     ) -> None:
         self._store = store
         self._leases = leases
@@ -54,9 +59,13 @@ class Drain:
         self._tally = tally
         self._settings = settings
         self._sieve = sieve
+        self._transactions = transactions
         self._records_all = settings.record_attempts == "all"
         self._room = asyncio.Event()
         self.workers = Workers(settings.concurrency, self._perform, self._room.set)
+        # Apart, so that whoever waits for a connection keeps no worker from those who need none.
+        self.connected = Workers(settings.handler_connections, self._perform_connected, self._room.set)
+        self.crews = (self.workers, self.connected)
         self._bell = asyncio.Event()
         self._ended = asyncio.Event()
         self._unsettled: list[Settlement] = []
@@ -64,14 +73,19 @@ class Drain:
         # Two rooms: rows that wait for a worker must not keep the body out that their worker waits for.
         self._claim_room = Room(settings.held_bytes_max // 2)
         self._fetch_room = Room(settings.held_bytes_max // 2)
-        self._fetching: set[Claimed] = set()
+        self._preparing: set[Claimed] = set()  # their bodies are fetched, their transactions begun
+        self._ending = 0  # transactions
+        self._unconnected = False  # the last transaction could not be begun
         self._claiming = 0  # rows that claims under way ask for
         self._backlog = False  # the last claim brought all it may: there is more
+        self._watermark = Watermark()
+        self._since: datetime | None = None  # from where on the first claimer last looked; None: at all there is
         self._pace = Pace(settings.concurrency, settings.lease_seconds / 3)
+        self._connected_pace = Pace(CONNECTED_ROWS_MIN, settings.lease_seconds / 3)
         self.stopping = False
         self.due_until: datetime | None = None
         self.lag_seconds = 0.0
-        self.exhausted = False  # the last claim found nothing due
+        self.exhausted = False  # the last claim looked at all there is, and found nothing due
         self.failure: Unavailable | None = None  # the last claim's
         self.stuck = asyncio.Event()
         self._stuck_max = min(settings.stuck_threads_max, settings.concurrency)  # all are stuck, if not too many
@@ -84,6 +98,7 @@ class Drain:
         """Hold what is due and fits, and hand it to the workers; how many rows that was."""
         target = self._pace.rows(self.workers.started)
         self.workers.low_water = target // REFILL_SHARE
+        self.connected.low_water = self._connected_pace.rows(self.connected.started)
         wanted = min(max(target - self.workers.queued - self._claiming, 1), CLAIM_ROWS_MAX)
         bytes_max = self._claim_room.free // (2 if self._backlog else 1)
         self._claiming += wanted
@@ -98,11 +113,19 @@ class Drain:
         return len(claimed)
 
     async def _hold(self, rows_max: int, bytes_max: int, lane: int) -> list[Claimed]:
+        since = self._watermark.begin()
         self._claim_room.take(bytes_max)
         try:
-            claimed = await self._store.claim(rows_max, bytes_max, self.due_until, time.monotonic, lane)
+            claimed = await self._store.claim(rows_max, bytes_max, self.due_until, time.monotonic, lane, since)
+        except Unavailable:
+            self._watermark.forget()
+            raise
         finally:
             self._claim_room.give_back(bytes_max)
+        if claimed and since is None:
+            self._watermark.saw(oldest_due(claimed))
+        if lane == 0:
+            self._since = since
         self._backlog = len(claimed) == CLAIM_ROWS_MAX
         self.lag_seconds = max((each.row["waited_seconds"] for each in claimed), default=0.0)
         if claimed:
@@ -174,7 +197,7 @@ class Drain:
         """Claim once; seconds to wait before the next time."""
         try:
             count = await self.claim()
-            self.exhausted = not count
+            self.exhausted = not count and self._since is None
             wait = 0.0 if count else await self._seconds_until_due()
         except Unavailable as error:
             if self.failure is None:
@@ -194,17 +217,32 @@ class Drain:
     def _is_full(self) -> bool:
         return (
             self.stopping
-            or self.workers.queued > self.workers.low_water
+            or any(crew.queued > crew.low_water for crew in self.crews)
             or len(self._unsettled) > UNSETTLED_MAX
             or not self._claim_room.free
         )
 
+    @property
+    def running(self) -> int:
+        """Handlers."""
+        return sum(crew.running for crew in self.crews)
+
+    def _all_workers(self) -> list[Worker]:
+        return [worker for crew in self.crews for worker in crew.workers]
+
     async def _seconds_until_due(self) -> float:
         """How long to sleep: by our own monotonic clock, for the schedule rings by the wall clock, which may be set."""
-        due_in = await self._store.seconds_until_due()
+        if self._since is not None and self.due_until is not None:
+            self._watermark.forget()  # a drain that is to end has nothing to wait for
+            return 0.0
         longest = 5 * self._settings.poll_seconds
+        if self._since is not None:
+            longest = min(longest, self._watermark.seconds_until_all)
+        due = await self._store.next_due(self._since, longest)
+        if self._since is None:
+            self._watermark.saw(due.oldest)
         # An overdue row that a claim did not take is locked by somebody: soon, not at once.
-        return min(max(due_in, 0.05), longest) if due_in is not None else longest
+        return min(max(due.seconds, 0.05), longest) if due.seconds is not None else longest
 
     async def _rung_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -224,27 +262,85 @@ class Drain:
         ready = self._decided(claimed)
         if isinstance(ready, Outcome):
             self._finish(claimed, ready)
+        elif ready.handler.wants_connection:
+            self.workers.started -= 1
+            self.connected.put([claimed])
         else:
             await self._run(worker, claimed, ready)
+
+    async def _perform_connected(self, worker: Worker, claimed: Claimed) -> None:
+        """The same for one whose handler asks for a connection."""
+        if claimed.lost:
+            self._drop(claimed)
+            return
+        assert isinstance(claimed.choice, Choice)
+        await self._run(worker, claimed, claimed.choice)
 
     async def _run(self, worker: Worker, claimed: Claimed, choice: Choice) -> None:
         assert claimed.event is not None
         if choice.fault is not None:
             self.conclude(claimed, rejected(choice.fault))
             return
+        if choice.handler.wants_connection:
+            await self._run_connected(worker, claimed, choice, claimed.event)
+            return
         timeout_seconds = self._chooser.timeout_seconds(choice)
         self.conclude(claimed, await worker.run(choice, claimed.event, claimed, timeout_seconds))
+
+    async def _run_connected(self, worker: Worker, claimed: Claimed, choice: Choice, event: Event) -> None:
+        """One event whose handler has a transaction: its own settle is the last that is done in it."""
+        timeout_seconds = self._chooser.timeout_seconds(choice)
+        self._preparing.add(claimed)
+        try:
+            transaction = await self._begun(timeout_seconds)
+        except Unavailable:
+            if not self.stopping:
+                self.conclude(claimed, "unready")
+            return
+        finally:
+            self._preparing.discard(claimed)
+        if self.stopping:
+            await transaction.end("stopping", self.seal(claimed))
+            return  # and handed back by `stop`
+        self._ending += 1
+        try:
+            ended = await worker.run(choice, event, claimed, timeout_seconds, transaction)
+            became = await transaction.end("lost" if claimed.lost else ended, self.seal(claimed))
+        finally:
+            self._ending -= 1
+        self.conclude(claimed, became)
+
+    async def _begun(self, timeout_seconds: float) -> Transaction:
+        """Raises Unavailable, and tells once that there are no transactions to be had, and that there are again."""
+        try:
+            transaction = await self._transactions.begin(timeout_seconds)
+        except Unavailable as error:
+            if not self._unconnected:
+                log.error("transactions.lost", reason=str(error))
+            self._unconnected = True
+            raise
+        if self._unconnected:
+            log.warning("transactions.back")
+        self._unconnected = False
+        return transaction
+
+    def seal(self, claimed: Claimed) -> Seal:
+        """What its settle writes within a transaction of its own."""
+        return Seal.of(self._processed(claimed))
+
+    def _processed(self, claimed: Claimed) -> Settlement:
+        return Settlement(claimed, PROCESSED, self._records_all, self._tally.folded(claimed.row["source"]))
 
     async def _perform_late(self, worker: Worker, claimed: Claimed) -> None:
         """One event whose body did not come with the claim, and is fetched once there is room; or to be sifted yet."""
         size = claimed.row["bytes"] if claimed.row["payload"] is None else 0
-        self._fetching.add(claimed)
+        self._preparing.add(claimed)
         await self._fetch_room.wait_for(size)
         try:
             ready = await self.ready(claimed)
             if self.stopping:
                 return  # and handed back by `stop`
-            self._fetching.discard(claimed)
+            self._preparing.discard(claimed)
             if isinstance(ready, Outcome):
                 self.finish(claimed, ready)
             elif claimed.lost:
@@ -252,9 +348,10 @@ class Drain:
             else:
                 await self._run(worker, claimed, ready)
         except Unavailable:
-            self.conclude(claimed, "unready")
+            if not self.stopping:
+                self.conclude(claimed, "unready")
         finally:
-            self._fetching.discard(claimed)
+            self._preparing.discard(claimed)
             self._fetch_room.give_back(size)
 
     async def ready(self, claimed: Claimed) -> Choice | Outcome:
@@ -285,14 +382,23 @@ class Drain:
         else:
             self._finish(claimed, outcome)
 
-    def conclude(self, claimed: Claimed, ending: Ending | Cut) -> None:
-        """Turn a run's end into what the settle writes."""
-        if claimed.lost:
-            self._drop(claimed)
-        elif isinstance(ending, Ending):
+    def conclude(self, claimed: Claimed, ending: Ending | Cut | Saved) -> None:
+        """Turn a run's end into what the settle writes, unless the run has settled itself, or lost the event."""
+        if isinstance(ending, Ending) and not claimed.lost:
             self._finish(claimed, self._chooser.conclude(claimed, ending))
-        elif ending == "lost":
+        elif ending == "saved":
+            self._tally.settled([self._processed(claimed)])
+            self._let_go(claimed)
+        elif claimed.lost:
             self._drop(claimed)
+        elif ending == "lost":
+            log.warning("transaction.rolled_back", id=str(claimed.id), reason="the event is another's by now")
+            self._let_go(claimed)
+        elif ending == "unknown":
+            log.error(
+                "commit.unknown", id=str(claimed.id), hint="unless it is committed, it runs again after its lease"
+            )
+            self._let_go(claimed)
         else:
             self._finish(claimed, handed_back(claimed.row["claims"], UNREADY_SECONDS if ending == "unready" else 0.0))
 
@@ -302,9 +408,14 @@ class Drain:
         self._ended.set()
 
     def _drop(self, claimed: Claimed) -> None:
-        """Its lease was lost: somebody else has it, whatever came of it here."""
+        """It is not held any more: where its lease was lost somebody else has it, whatever came of it here."""
         self._claim_room.give_back(_inline_bytes(claimed))
         self._room.set()
+
+    def _let_go(self, claimed: Claimed) -> None:
+        """Nothing is left to do for it here: it is settled, or left to its lease."""
+        self._leases.let_go([claimed])
+        self._drop(claimed)
 
     async def settle(self, lane: int = 0) -> int:
         """Write what has ended, up to a batch; how many rows the fence let through."""
@@ -343,7 +454,7 @@ class Drain:
         """Cut off what is over its time; never returns."""
         while True:
             await asyncio.sleep(min(WATCH_SECONDS, self._chooser.timeout_seconds_min / 4))
-            overdue = self.workers.overdue()
+            overdue = [worker for crew in self.crews for worker in crew.overdue()]
             for worker in overdue:
                 if worker.in_thread and worker.cut is None and worker.claimed is not None:
                     log.error("thread.stuck", id=str(worker.claimed.id), hint="a def handler cannot be cancelled")
@@ -353,7 +464,7 @@ class Drain:
 
     def lose(self) -> None:
         """Leases are gone: cut their runs off, drop their results."""
-        for worker in self.workers.workers:
+        for worker in self._all_workers():
             if worker.claimed is not None and worker.claimed.lost:
                 worker.cut_off("lost")
         self._suspects.lose()
@@ -364,8 +475,9 @@ class Drain:
         return not (
             self._claiming
             or len(self._leases)
-            or self.workers.queued
-            or self.workers.running
+            or any(crew.queued for crew in self.crews)
+            or self.running
+            or self._ending
             or self._unsettled
             or self._settling
         )
@@ -373,14 +485,15 @@ class Drain:
     async def stop(self, grace_seconds: float, hurry: asyncio.Event) -> None:
         """Claim no more; give running handlers their grace (until `hurry`), hand the rest back, and settle."""
         self.stopping = True
-        for claimed in [*self.workers.take_back(), *self._suspects.take_back(), *self._fetching]:
+        queued = [*self.workers.take_back(), *self.connected.take_back(), *self._suspects.take_back()]
+        for claimed in [*queued, *self._preparing]:
             self._finish(claimed, handed_back(claimed.row["claims"]))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
-                while (self.workers.running or self._suspects.running) and not hurry.is_set():  # noqa: ASYNC110
+                while (self.running or self._suspects.running) and not hurry.is_set():  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
         self._suspects.kill()
-        for worker in self.workers.workers:
+        for worker in self._all_workers():
             if worker.claimed is not None and worker.in_thread and not worker.claimed.lost:
                 self.conclude(worker.claimed, worker.left_behind())
             elif worker.claimed is not None:
@@ -398,7 +511,8 @@ class Drain:
             or self._unsettled
             or self._settling
             or self._suspects.running
-            or any(worker.claimed and not worker.in_thread for worker in self.workers.workers)
+            or self._ending
+            or any(worker.claimed and not worker.in_thread for worker in self._all_workers())
         )
 
 

@@ -18,6 +18,10 @@ CLAIMS_MAX = 100  # after so many claims a hand-over no longer gives the attempt
 DIED = "the processor died while handling it"
 
 Jitter: TypeAlias = Callable[[float, float], float]
+# Why a run did not come to an end of its own.
+Cut: TypeAlias = Literal["timeout", "lost", "stopping", "unready"]
+# What became of a run whose transaction settles its event itself: `unknown` whether it is committed.
+Saved: TypeAlias = Literal["saved", "lost", "unknown"]
 
 
 class Outcome(NamedTuple):
@@ -35,7 +39,7 @@ class Outcome(NamedTuple):
 class Ending:
     """How a run ended, in words that PostgreSQL can hold and that cross a process's border."""
 
-    kind: Literal["returned", "raised", "retry", "reject", "died"]
+    kind: Literal["returned", "raised", "retry", "reject", "timed out", "died"]
     line: str = ""
     traceback: str = ""
     after: float | None = None
@@ -72,7 +76,7 @@ def rejected(why: str) -> Ending:
 
 
 def timed_out(seconds: float) -> Ending:
-    return Ending("raised", f"timed out after {seconds:.3g} s")
+    return Ending("timed out", f"timed out after {seconds:.3g} s")
 
 
 def conclude(

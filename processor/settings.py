@@ -22,6 +22,20 @@ class ProcessorSettings(Settings):
         le=86_400,
         description="an async handler is cancelled then; a thread's run counts as failed when it ends",
     )
+    handler_connections: int = Field(
+        default=8,
+        ge=1,
+        le=100,
+        description="handlers with a connection that run at once, each with one of its own; PostgreSQL's default is to "
+        "have 100 in all",
+    )
+    transaction_timeout_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=86_400,
+        description="the time-out of handlers with a connection: their transaction is rolled back then; as long as one "
+        "is open, PostgreSQL cannot vacuum what was deleted since",
+    )
     lease_seconds: float = Field(
         default=60.0, ge=1, le=3600, description="a row of a process that died is taken again after that"
     )

@@ -59,11 +59,12 @@ WITH due AS MATERIALIZED (
   SELECT id, due_at, octet_length(payload) AS bytes, (held_by IS NOT NULL OR reason = '{DIED}') IS TRUE AS died
     FROM hookd.events
    WHERE status = 'new' AND due_at <= LEAST(now(), $5::timestamptz) -- a null $5 counts for nothing
+     AND due_at >= coalesce($6::timestamptz, '-infinity')
    ORDER BY due_at
    LIMIT $1
      FOR UPDATE SKIP LOCKED),
 fit AS MATERIALIZED (
-  SELECT id, due_at, died, bytes
+  SELECT id, due_at, died, bytes, n
     FROM (SELECT id, due_at, died, bytes, row_number() OVER w AS n,
                  sum(CASE WHEN bytes <= {BODY_INLINE_BYTES_MAX} THEN bytes ELSE 0 END) OVER w AS upto
             FROM due WINDOW w AS (ORDER BY due_at, id ROWS UNBOUNDED PRECEDING)) s
@@ -77,6 +78,7 @@ RETURNING (SELECT revision FROM hookd.registry WHERE one) AS revision, e.id, e.c
           fit.bytes, e.source, e.event_type, e.delivery_id, e.verdict, e.replayed,
           date_part('epoch', e.received_at) AS received_epoch, date_part('epoch', now() - e.received_at) AS age_seconds,
           date_part('epoch', now() - fit.due_at) AS waited_seconds, e.method, e.target, e.headers,
+          CASE WHEN fit.n = 1 THEN fit.due_at END AS oldest_due_at,
           CASE WHEN fit.bytes <= {BODY_INLINE_BYTES_MAX} THEN e.payload END AS payload
 """
 
@@ -167,11 +169,13 @@ SELECT count(*)::int FROM gone
 """
 
 NEXT_DUE = """
-SELECT extract(epoch FROM due_at - now())::float8
-  FROM hookd.events
- WHERE status = 'new' AND due_at < 'infinity'
- ORDER BY due_at
- LIMIT 1
+SELECT now() AS now,
+       (SELECT due_at
+          FROM hookd.events
+         WHERE status = 'new' AND due_at >= coalesce($1::timestamptz, '-infinity')
+           AND due_at < coalesce(now() + make_interval(secs => $2), 'infinity')
+         ORDER BY due_at
+         LIMIT 1) AS due_at
 """
 
 
@@ -226,6 +230,23 @@ class Contender(NamedTuple):
     insists: bool
 
 
+class NextDue(NamedTuple):
+    """When the next row is due, by the database's clock, which says `now`; None: nothing waits, or not for so long."""
+
+    now: datetime
+    due_at: datetime | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Until then; negative when it is overdue."""
+        return None if self.due_at is None else (self.due_at - self.now).total_seconds()
+
+    @property
+    def oldest(self) -> datetime:
+        """Nothing is due before."""
+        return self.now if self.due_at is None else min(self.due_at, self.now)
+
+
 class Settlement(NamedTuple):
     """What the settle is to write for a claimed row; `label`: the source's name in the counters."""
 
@@ -268,19 +289,38 @@ class Store:
         return mine
 
     async def claim(
-        self, rows_max: int, bytes_max: int, due_until: datetime | None, clock: Callable[[], float], lane: int = 0
+        self,
+        rows_max: int,
+        bytes_max: int,
+        due_until: datetime | None,
+        clock: Callable[[], float],
+        lane: int = 0,
+        since: datetime | None = None,
     ) -> list[Claimed]:
-        """Hold what is due, oldest first; of bodies that come along `bytes_max` at most, but always one row."""
+        """Hold what is due, oldest first; of bodies that come along `bytes_max` at most, but always one row.
+
+        `since`: pass by what was due before.
+        """
         lease_until = clock() + self._lease_seconds
-        arguments = (rows_max, bytes_max, self._lease_seconds, self._holder, due_until)
+        arguments = (rows_max, bytes_max, self._lease_seconds, self._holder, due_until, since)
         records = await self._run(self._claiming[lane], lambda connection: connection.fetch(CLAIM, *arguments))
         records.sort(key=WAITED, reverse=True)
         return [Claimed(record, lease_until) for record in records]
 
+    async def next_due(self, since: datetime | None = None, within_seconds: float | None = None) -> NextDue:
+        """When the next row is due, if it is within that time; `since`: pass by what was due before.
+
+        (A held snapshot keeps the leases of what was settled since among what is due later.)
+        """
+        record = await self._run(
+            self._claiming[0], lambda connection: connection.fetchrow(NEXT_DUE, since, within_seconds)
+        )
+        assert record is not None
+        return NextDue(record["now"], record["due_at"])
+
     async def seconds_until_due(self) -> float | None:
         """Until the next row is due, negative when one is overdue; None when nothing waits."""
-        value: float | None = await self._run(self._claiming[0], lambda connection: connection.fetchval(NEXT_DUE))
-        return value
+        return (await self.next_due()).seconds
 
     async def body(self, event_id: UUID) -> bytes:
         """The body of a row whose body did not come with the claim."""
@@ -475,6 +515,12 @@ async def _settle(connection: Connection, settlements: Sequence[Settlement]) -> 
     return set(ids).difference(record["id"] for record in kept_out)
 
 
+def oldest_due(claimed: Sequence[Claimed]) -> datetime:
+    """Since when the first of them had been due. They come as `claim` gave them: those due for the longest first."""
+    due_at: datetime = next(filter(None, (each.row["oldest_due_at"] for each in claimed)))
+    return due_at
+
+
 def _busy_is_none(work: Callable[[Connection], Any]) -> Callable[[Connection], Any]:
     async def guarded(connection: Connection) -> Any:
         with contextlib.suppress(asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
@@ -488,4 +534,7 @@ async def _nothing(_: Connection) -> None:
     return None
 
 
-__all__ = ["Claimed", "Contender", "DatabaseError", "Found", "Renewer", "Settlement", "Store", "Unavailable", "listen"]
+__all__ = [
+    "Claimed", "Contender", "DatabaseError", "Found", "NextDue", "Renewer", "Settlement", "Store", "Unavailable",
+    "listen", "oldest_due",
+]  # fmt: skip

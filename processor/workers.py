@@ -5,17 +5,17 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
+from processor.effects.store import Transaction
 from processor.handling.dispatch import Choice
 from processor.handling.event import Event
-from processor.outcome import RETURNED, Ending, ended_with, timed_out
+from processor.outcome import RETURNED, Cut, Ending, ended_with, timed_out
 from processor.store import Claimed
 
 YIELD_EVERY = 100  # handlers that never wait would else keep the event loop to themselves
 WATCH_SECONDS = 0.1
 
-Cut: TypeAlias = Literal["timeout", "lost", "stopping", "unready"]
 Perform: TypeAlias = Callable[["Worker", Claimed], Awaitable[None]]
 
 
@@ -32,14 +32,22 @@ class Worker:
         self.cut: Cut | None = None
         self.in_thread = False
         self.leaving = False
+        self._transaction: Transaction | None = None
 
-    async def run(self, choice: Choice, event: Event, claimed: Claimed, timeout_seconds: float) -> Ending | Cut:
+    async def run(
+        self,
+        choice: Choice,
+        event: Event,
+        claimed: Claimed,
+        timeout_seconds: float,
+        transaction: Transaction | None = None,
+    ) -> Ending | Cut:
         """How the handler's run ended; `lost` or `stopping` when it was cut off for that."""
-        self.claimed, self.began, self.cut = claimed, self._loop.time(), None
+        self.claimed, self.began, self.cut, self._transaction = claimed, self._loop.time(), None, transaction
         self.until = self.began + timeout_seconds
         try:
             if choice.handler.is_async:
-                await choice.handler.call(event, choice.variables, None)
+                await choice.handler.call(event, choice.variables, transaction and transaction.connection)
                 ending = RETURNED
             else:
                 ending = await self._run_in_thread(choice, event)
@@ -50,7 +58,7 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - whatever user code raises is that event's failure
             ending = ended_with(error)
         finally:
-            cut, self.claimed, self.cut = self.cut, None, None
+            cut, self.claimed, self.cut, self._transaction = self.cut, None, None, None
         while self.task is not None and self.task.cancelling():
             self.task.uncancel()
         if cut is None:
@@ -73,6 +81,8 @@ class Worker:
         first, self.cut = self.cut is None, self.cut or why
         if not self.in_thread and self.task is not None and (first or why == "timeout"):
             self.task.cancel()
+        if not first and self._transaction is not None:
+            self._transaction.give_up()  # it goes on: its transaction does not
 
 
 def call(choice: Choice, event: Event) -> Ending:

@@ -20,7 +20,7 @@ from tests.registering import VAULT
 
 PATIENCE_SECONDS = 20.0
 
-Function = Callable[[Event], Any]
+Function = Callable[..., Any]
 
 TELL = """
 CREATE FUNCTION public.tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NOTIFY changed; RETURN NULL; END $$;

@@ -89,6 +89,16 @@ def test_what_sources_cost(tmp_path: Path) -> None:
 
 
 @needs_linux
+def test_what_effects_cost(tmp_path: Path) -> None:
+    """Handlers that write apart and with their event, and claims beside a held snapshot; each row is written once."""
+    _, written = figures(tmp_path, "effects")
+    (section,) = written["sections"]
+    assert section["wrong"] == []
+    assert all(value > 0 for figure in section["figures"] for value in figure["values"])
+    assert sum("from the watermark on" in figure["name"] for figure in section["figures"]) == 5
+
+
+@needs_linux
 def test_other_figures(tmp_path: Path) -> None:
     """Drain, latency and memory are measured without wrk, in one run, each event handled once and processed."""
     printed, written = figures(tmp_path, "drain", "latency", "memory")

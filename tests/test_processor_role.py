@@ -13,6 +13,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+import hookd as api
 from chassis.database import Connection, Database, DatabaseError, Unavailable
 from processor.store import Store
 from rig.hookd import hookd
@@ -126,6 +127,25 @@ async def test_it_judges_and_decides(processor_url: str, connection: Connection)
     assert (settled[good], settled[copy]) == (("processed", None), ("processed", f"duplicate of {good}"))
     assert settled[forged][0] == "failed"
     assert (await row_of(connection, good))["verdict"] == "verified"
+
+
+async def test_its_handlers_write_what_they_may(processor_url: str, connection: Connection) -> None:
+    """With its role alone a handler's transaction settles its event, and writes where the role was given the right."""
+    await connection.execute(
+        "CREATE TABLE public.ledger (note text); CREATE TABLE public.secrets (note text);"
+        "GRANT INSERT ON public.ledger TO hookd_processor"
+    )
+    watch = await Watch.over(connection)
+
+    async def write(event: api.Event, conn: asyncpg.Connection) -> None:
+        await conn.execute(f"INSERT INTO {event.source} VALUES ('mine')")
+
+    may, may_not = await an_event(connection, source="ledger"), await an_event(connection, source="secrets")
+    async with processing(Database(processor_url), write, attempts_max=1):
+        settled = await watch.settled()
+    assert settled[may] == ("processed", None)
+    assert "permission denied for table secrets" in (settled[may_not][1] or "")
+    assert await connection.fetchval("SELECT count(*) FROM public.ledger") == 1
 
 
 async def test_it_owns_nothing(processor_url: str, connection: Connection) -> None:

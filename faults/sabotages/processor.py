@@ -66,7 +66,9 @@ def no_suspects() -> None:
 def process_without_handling() -> None:
     """What is claimed is settled as processed, and no handler is run."""
 
-    async def run(self: Any, choice: Any, event: Any, claimed: Any, timeout_seconds: Any) -> Any:
+    async def run(
+        self: Any, choice: Any, event: Any, claimed: Any, timeout_seconds: Any, transaction: Any = None
+    ) -> Any:
         await asyncio.sleep(0)
         return RETURNED
 

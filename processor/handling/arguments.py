@@ -11,7 +11,7 @@ from inspect import Parameter
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from chassis.database import CONNECTION_CLASS
+from chassis.database import CONNECTION_TYPES
 from processor.handling.body import File
 from processor.handling.declare import Function, Reject, plain_function
 from processor.handling.event import Event
@@ -208,7 +208,7 @@ def _not_none(annotation: Any) -> Any:
 
 
 def _is_connection(annotation: Any) -> bool:
-    return CONNECTION_CLASS in (annotation, get_origin(annotation))
+    return any(each in (annotation, get_origin(annotation)) for each in CONNECTION_TYPES)
 
 
 def _event(event: Event, variables: Mapping[str, Any], connection: Any) -> Any:
