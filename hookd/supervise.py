@@ -26,12 +26,16 @@ def open_listeners(configuration: Configuration) -> list[socket.socket]:
         raise click.ClickException(str(error)) from None
 
 
-def receivers(configuration: Configuration, listeners: Sequence[socket.socket]) -> list[Child]:
-    """A child for each worker slot. Sockets from systemd may be fewer than slots; they are shared then."""
+def receivers(configuration: Configuration, listeners: Sequence[socket.socket], app: str | None) -> list[Child]:
+    """A child for each worker slot. Sockets from systemd may be fewer than slots; they are shared then.
+
+    `app`: which they are told to load; "": none; None: what HOOKD_APP says.
+    """
+    told = () if app is None else ("--app", app)
     return [
         Child(
             f"receiver {slot}",
-            ("ingest", "--workers", "1", "--slot", str(slot)),
+            ("ingest", "--workers", "1", "--slot", str(slot), *told),
             listener=listeners[(slot - 1) % len(listeners)],
             heartbeat_seconds=HEARTBEAT_SECONDS,
         )

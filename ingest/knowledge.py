@@ -7,19 +7,25 @@ from typing import Literal
 from chassis.database import DatabaseError, Unavailable
 from chassis.logs import get_logger
 from ingest import refusal
+from ingest.replying import Methods
 from ingest.store import Side
-from ingest.terms import Terms, registered, unregistered
+from ingest.terms import Terms, registered, replied, unregistered
 from protocol.source import Source
 
 REVISION_SECONDS = 1.0  # a source that is changed now is known everywhere within twice that
 OFFSET_EVERY = 60  # times that: once a minute
 OFFSET_SECONDS_NOTED = 300.0  # beyond this somebody should look at a clock
+ANY = "*"  # stands for every source
+NO_METHODS: Methods = {}
 
 log = get_logger()
 
 
 class Knowledge:
-    """Refreshed while `run` runs; with the database away the last knowledge stands. `unseal` raises ValueError."""
+    """Refreshed while `run` runs; with the database away the last knowledge stands. `unseal` raises ValueError.
+
+    `methods`: of sources that are replied to, registered or not. What somebody registered stands.
+    """
 
     def __init__(
         self,
@@ -27,6 +33,7 @@ class Knowledge:
         unknown_sources: Literal["auto", "store", "reject"],
         body_bytes_max: int,
         unseal: Callable[[str], bytes],
+        methods: Methods = NO_METHODS,
     ) -> None:
         self._side = side
         self._unknown_sources = unknown_sources
@@ -35,6 +42,7 @@ class Knowledge:
         self._revision: int | None = None
         self._of_sources: dict[str, Terms] = {}
         self._of_providers, self._of_others = unregistered(body_bytes_max)
+        self._of_replied = self._replied(methods)
         self._unregistered = self._nobody_knows
         self._faults: dict[str, str] = {}
         self._faults_noted: dict[str, str] = {}
@@ -56,7 +64,23 @@ class Knowledge:
         return self._of_providers.get(source, self._of_others)
 
     def _reject(self, source: str) -> Terms:
-        raise refusal.unknown_source(source)
+        terms = self._of_replied.get(source)
+        if terms is None:
+            raise refusal.unknown_source(source)
+        return terms
+
+    def _replied(self, methods: Methods) -> dict[str, Terms]:
+        """The terms of sources that are replied to by name; those that are not heard of here are heard by them too."""
+        anywhere = methods.get(ANY, ())
+        self._of_others = replied(self._of_others, anywhere)
+        self._of_providers = {name: replied(terms, anywhere) for name, terms in self._of_providers.items()}
+        named = {
+            name: replied(self._of_providers.get(name, self._of_others), each)
+            for name, each in methods.items()
+            if name != ANY
+        }
+        self._of_providers |= named
+        return named
 
     async def run(self) -> None:
         turn = 0 if self._revision is None else 1

@@ -32,6 +32,7 @@ from ingest.connection import (
 from ingest.keeping import Keeping
 from ingest.knowledge import Knowledge
 from ingest.refusal import Refusal
+from ingest.replying import Replying
 from ingest.settings import IngestSettings
 from ingest.store import Side
 from ingest.tally import Tally
@@ -99,6 +100,7 @@ class Receiver:
     knowledge: Knowledge
     keeping: Keeping
     tally: Tally
+    replying: Replying | None = None
     stopping: bool = False
     budget: Budget = field(init=False)
 
@@ -115,11 +117,12 @@ class Receiver:
         charged = Charged()
         try:
             source, terms = self.judge(request)
+            until = None if self.replying is None else self.reply_until(request, source, terms)
             body = await self.read(request, charged, terms.body_bytes_max)
             event_id, row = self.row_of(request, source, body, arrived, terms)
             if terms.source is not None:
                 row = await self.look_into(request, terms.source, body, row, arrived)
-            await self.save(row, len(body), terms.commit_timeout_seconds)
+            replied = await self.save(row, len(body), terms.commit_timeout_seconds, until)
         except Refusal as why:
             return self.refuse(request, why)
         except _Handshake as asked:
@@ -129,10 +132,11 @@ class Receiver:
         finally:
             self.budget.give_back(charged)
             body_is_read(request)
-        self.side.hint()
         self.tally.stored(source, len(body))
         if log.debugging:
             log.debug("webhook.stored", id=str(event_id), source=source, bytes=len(body))
+        if replied is not None:
+            return answer_bytes(replied.status, replied.body, replied.headers, close=self.closes(request))
         if terms.answer is not None:
             return self.accept(request, event_id, terms.answer)
         return Accepted(str(event_id).encode(), close=is_chunked(request))
@@ -241,10 +245,26 @@ class Receiver:
             raise refusal.unverified(verdict)
         return row
 
-    async def save(self, row: Row, size: int, timeout_seconds: float | None = None) -> None:
-        """Return when the row is committed. Raises Refusal."""
+    def reply_until(self, request: web.BaseRequest, source: str, terms: Terms) -> float | None:
+        """When its answer is due, in the event loop's time, where it may be replied to. Raises Refusal."""
+        assert self.replying is not None
+        if self.replying.replies(source, request.method, request.raw_path):
+            return asyncio.get_running_loop().time() + self.settings.reply_seconds
+        if request.method in terms.ruled:
+            allowed = (method for method in terms.methods if method not in terms.ruled)
+            raise refusal.method_not_allowed(", ".join(allowed))
+        return None
+
+    async def save(
+        self, row: Row, size: int, timeout_seconds: float | None = None, until: float | None = None
+    ) -> Answer | None:
+        """Return when the row is committed: with an answer of its own, where it is replied to. Raises Refusal."""
+        if until is not None and self.replying is not None:
+            return await self.replying.reply(row, size, timeout_seconds, until)
         lane = self.large if size > LARGE_LANE_BYTES else self.small
         await lane.put(row, size, timeout_seconds)
+        self.side.hint()
+        return None
 
     def remote_of(self, request: web.BaseRequest) -> str | None:
         """The sender's address: the peer's, or the last one in X-Forwarded-For that is no trusted proxy's."""
@@ -308,7 +328,7 @@ class Receiver:
         """Why no request should be sent here, or None."""
         if self.stopping:
             return "stopping"
-        if self.small.failing or self.large.failing:
+        if self.small.failing or self.large.failing or (self.replying is not None and self.replying.failing):
             return "the last write failed"
         async with self._asking:  # and once a second at most: the page is open to everybody
             if self._ready[0] < (now := time.monotonic()) - 1:

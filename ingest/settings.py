@@ -4,10 +4,10 @@ import ipaddress
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
-from chassis.settings import Settings
+from chassis.settings import Settings, a_postgres_url
 
 MIB = 1024 * 1024
 
@@ -68,6 +68,18 @@ class IngestSettings(Settings):
     connections_max: int = Field(default=10_000, ge=1, le=100_000, description="open connections, a worker")
     commit_timeout_seconds: float = Field(
         default=2.0, gt=0, le=600, description="committed by then, or 503 (Slack waits 3 s); 1 s more for each 8 MiB"
+    )
+    reply_seconds: float = Field(
+        default=2.5,
+        gt=0,
+        le=600,
+        description="a handler with reply=True answers within so long of the request's arrival, or the source's usual "
+        "answer is sent (Slack waits 3 s)",
+    )
+    reply_database_url: Annotated[SecretStr, AfterValidator(a_postgres_url)] | None = Field(
+        default=None,
+        description="the same PostgreSQL for handlers with reply=True, with the rights of hookd_replier; default: "
+        "HOOKD_DATABASE_URL",
     )
     refused_rows_max: int = Field(
         default=1000,

@@ -2,10 +2,11 @@
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import date, datetime
 from functools import lru_cache
+from typing import TypeAlias
 
 import asyncpg
 
@@ -43,22 +44,25 @@ HINT_SECONDS = 0.010
 SIDE_SECONDS_MAX = 2.0
 # A write that we gave up may go on in the server: not for ever, and not behind a lock.
 SERVER_LIMITS = {"statement_timeout": "60s", "lock_timeout": "10s"}
+Put: TypeAlias = Callable[[Connection, Sequence[Row]], Awaitable[None]]
+Greet: TypeAlias = Callable[[Connection], Awaitable[None]]
 KEEP = f"SELECT hookd.keep_refused({', '.join(f'${number}' for number in range(1, len(COLUMNS) + 2))})"
 
 log = get_logger()
 
 
 class Writer:
-    """Writes batches over one connection of its own."""
+    """Writes batches over one connection of its own, by `put`: COPY, unless told otherwise."""
 
-    def __init__(self, database: Database, name: str) -> None:
-        self._link = Link(database, name, settings=SERVER_LIMITS, greet=greet)
+    def __init__(self, database: Database, name: str, put: Put | None = None, greet: Greet | None = None) -> None:
+        self._link = Link(database, name, settings=SERVER_LIMITS, greet=greet or greet_receiver)
+        self._put = put or copy
         self._failing = False
 
     async def write(self, rows: Sequence[Row], timeout: float) -> None:
         """Commit all rows within `timeout` seconds. Raises NotWritten, Refused or AlreadyThere."""
         try:
-            await self._link.run(lambda connection: copy(connection, rows), timeout=timeout)
+            await self._link.run(lambda connection: put_where_days_are(self._put, connection, rows), timeout=timeout)
         except Unavailable as error:
             if not self._failing:
                 log.error("database.lost", reason=str(error))
@@ -77,7 +81,7 @@ class Writer:
         await self._link.close()
 
 
-async def greet(connection: Connection) -> None:
+async def greet_receiver(connection: Connection) -> None:
     await check_revision(connection, REVISION_NEEDED)
     await connection.set_type_codec("inet", schema="pg_catalog", encoder=encode_inet, decoder=bytes, format="binary")
 
@@ -90,18 +94,18 @@ def encode_inet(address: str) -> bytes:
     return bytes((family, bits, 0, len(packed))) + packed
 
 
-async def copy(connection: Connection, rows: Sequence[Row]) -> None:
+async def put_where_days_are(put: Put, connection: Connection, rows: Sequence[Row]) -> None:
     try:
-        await _copy(connection, rows)
+        await put(connection, rows)
     except asyncpg.CheckViolationError as error:
         if error.constraint_name is not None:
             raise
         for day in {_day_of(row) for row in rows}:  # no partition for a row: its day is made, here and now
             await add_day(connection, day)
-        await _copy(connection, rows)
+        await put(connection, rows)
 
 
-async def _copy(connection: Connection, rows: Sequence[Row]) -> None:
+async def copy(connection: Connection, rows: Sequence[Row]) -> None:
     await connection.copy_records_to_table("events", schema_name="hookd", columns=COLUMNS, records=rows)
 
 
@@ -127,7 +131,7 @@ class Side:
     """A connection beside the writes, for what must never delay one."""
 
     def __init__(self, database: Database, name: str) -> None:
-        self._link = Link(database, name, settings=SERVER_LIMITS, greet=greet)
+        self._link = Link(database, name, settings=SERVER_LIMITS, greet=greet_receiver)
         self._stored = asyncio.Event()
 
     async def check(self) -> None:
@@ -142,7 +146,7 @@ class Side:
     async def can_commit(self) -> bool:
         """Whether a COPY of no rows goes through: it needs a server that takes writes, and the right to insert."""
         try:
-            await self._link.run(lambda connection: _copy(connection, ()), timeout=SIDE_SECONDS_MAX)
+            await self._link.run(lambda connection: copy(connection, ()), timeout=SIDE_SECONDS_MAX)
         except Unavailable:
             return False
         return True
@@ -195,7 +199,7 @@ class Keeper:
     """
 
     def __init__(self, database: Database, name: str) -> None:
-        self._link = Link(database, name, settings=SERVER_LIMITS, greet=greet)
+        self._link = Link(database, name, settings=SERVER_LIMITS, greet=greet_receiver)
 
     async def keep(self, row: Row, rows_max: int, timeout: float) -> bool:
         """Whether it is kept as a failed event, or its source has `rows_max` already. Raises Unavailable, Refused."""

@@ -1,6 +1,6 @@
 """On what terms a source's requests are taken: methods, limits, answer. Pure; made once for each change."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from protocol.providers import PROVIDERS, UNNAMED
 from protocol.providers.provider import Provider, Success
@@ -13,8 +13,9 @@ RECEIPT_STATUSES = (200, 201, 202)  # with these the row's id is told, where the
 class Terms:
     """`heard`: methods of requests that are read; those not in `methods` too are taken for handshakes alone.
 
-    `event_type`, `delivery_id`: the headers that bear the sender's names. `answer` None: the plain receipt.
-    `source`: only where requests are looked into. `fault`: why nothing of it can be taken.
+    `ruled`: those that are taken only where somebody replies to them. `event_type`, `delivery_id`: the headers that
+    bear the sender's names. `answer` None: the plain receipt. `source`: only where requests are looked into. `fault`:
+    why nothing of it can be taken.
     """
 
     body_bytes_max: int
@@ -22,6 +23,7 @@ class Terms:
     delivery_id: str | None = None
     methods: tuple[str, ...] = ("POST",)
     heard: tuple[str, ...] = ("POST",)
+    ruled: tuple[str, ...] = ()
     commit_timeout_seconds: float | None = None
     answer: Success | None = None
     source: Source | None = None
@@ -37,6 +39,12 @@ def unregistered(body_bytes_max: int) -> tuple[dict[str, Terms], Terms]:
     return {name: terms(provider) for name, provider in PROVIDERS.items()}, terms(UNNAMED)
 
 
+def replied(terms: Terms, methods: tuple[str, ...]) -> Terms:
+    """The terms of a source that nobody registered, and whose rules take these methods beside."""
+    ruled = tuple(each for each in methods if each not in terms.methods)
+    return replace(terms, methods=(*terms.methods, *ruled), heard=(*terms.heard, *ruled), ruled=ruled)
+
+
 def registered(source: Source, body_bytes_max: int) -> Terms:
     """The source's own terms; of the receiver's limits none is exceeded."""
     greets = source.provider.handshake is not None
@@ -47,10 +55,10 @@ def registered(source: Source, body_bytes_max: int) -> Terms:
         source.provider.delivery_id,
         source.methods,
         METHODS if greets else source.methods,
-        source.commit_timeout_seconds,
-        _answer(source),
-        source if looked_into else None,
-        source.fault if looked_into else None,
+        commit_timeout_seconds=source.commit_timeout_seconds,
+        answer=_answer(source),
+        source=source if looked_into else None,
+        fault=source.fault if looked_into else None,
     )
 
 

@@ -35,7 +35,7 @@ SELECT wanted.day
 
 ROLES_MISSING = """
 SELECT role
-  FROM unnest(ARRAY['hookd_receiver', 'hookd_processor', 'hookd_reader']) AS role
+  FROM unnest(ARRAY['hookd_receiver', 'hookd_replier', 'hookd_processor', 'hookd_reader']) AS role
  WHERE to_regrole(role) IS NULL
 """
 

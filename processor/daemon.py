@@ -37,7 +37,7 @@ log = get_logger()
 
 
 class Parts:
-    """A processor's parts, each handed what it needs."""
+    """A processor's parts, each handed what it needs. `name`: of whoever is one."""
 
     def __init__(
         self,
@@ -47,11 +47,14 @@ class Parts:
         app: str,
         vault: Vault,
         amazon: Amazon | None = None,
+        *,
+        name: str = "processor",
     ) -> None:
         self.folded = metrics.Folded()
-        self.tally = Tally(self.folded)
-        self.store = Store(database, f"{socket.gethostname()} {os.getpid()}", lease_seconds=settings.lease_seconds)
-        self.leases = Leases(database, lease_seconds=settings.lease_seconds, lost=self._lose)
+        self.tally = Tally(self.folded, name)
+        self.holder = f"{socket.gethostname()} {os.getpid()}"
+        self.store = Store(database, self.holder, lease_seconds=settings.lease_seconds, name=name)
+        self.leases = Leases(database, lease_seconds=settings.lease_seconds, lost=self._lose, name=name)
         self.transactions = Transactions(database, settings.handler_connections)
         chooser = Chooser(dispatch, settings)
         self.suspects = Suspects(
@@ -98,10 +101,11 @@ class Parts:
         return self.drain.seal(claimed)
 
     @asynccontextmanager
-    async def at_work(self, *others: Awaitable[None]) -> AsyncIterator[None]:
-        """Claiming, running, settling, renewing, and `others` beside, until the block ends."""
+    async def at_work(self, *others: Awaitable[None], claims: bool = True) -> AsyncIterator[None]:
+        """Claiming (unless told not to), running, settling, renewing, and `others` beside, until the block ends."""
         collector.spare()
         self.leases.start()
+        claiming = (self.drain.keep_claiming(), self.drain.keep_claiming_beside()) if claims else ()
         with ExitStack() as left:
             async with asyncio.TaskGroup() as group:
                 for crew in self.drain.crews:
@@ -109,8 +113,7 @@ class Parts:
                 tasks = [
                     group.create_task(_run(work))
                     for work in (
-                        self.drain.keep_claiming(),
-                        self.drain.keep_claiming_beside(),
+                        *claiming,
                         *(self.drain.keep_settling(lane) for lane in LANES),
                         self.drain.keep_watch(),
                         self.suspects.keep_trying(),

@@ -112,6 +112,21 @@ class Drain:
             self._room.set()
         return len(claimed)
 
+    async def take(self, born: Sequence[Claimed]) -> None:
+        """Hand to the workers what was held from its beginning. Raises Unavailable: then all are handed back."""
+        self._leases.hold(born)
+        self._claim_room.take(sum(map(_inline_bytes, born)))
+        if not self.stuck.is_set():
+            await self._hand_out(born, 0)
+            return
+        for each in born:
+            self._finish(each, handed_back(each.row["claims"]))
+
+    def withdraw(self) -> None:
+        """Hand back what has not been begun when its sender had to be answered. To be called several times a second."""
+        for each in self.workers.withdraw(lambda claimed: claimed.waiter is not None and claimed.waiter.is_late):
+            self._finish(each, handed_back(each.row["claims"]))
+
     async def _hold(self, rows_max: int, bytes_max: int, lane: int) -> list[Claimed]:
         since = self._watermark.begin()
         self._claim_room.take(bytes_max)
@@ -244,6 +259,11 @@ class Drain:
         # An overdue row that a claim did not take is locked by somebody: soon, not at once.
         return min(max(due.seconds, 0.05), longest) if due.seconds is not None else longest
 
+    async def rung(self) -> None:
+        """Return once something may be due."""
+        await self._bell.wait()
+        self._bell.clear()
+
     async def _rung_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -255,7 +275,7 @@ class Drain:
             self._drop(claimed)
             return
         body = claimed.row["payload"]
-        if claimed.unsifted or (body is None and self._chooser.outlook(claimed) is not None):
+        if claimed.unsifted or (claimed.is_large and self._chooser.outlook(claimed) is not None):
             await self._perform_late(worker, claimed)
             return
         self._chooser.complete(claimed, body)
@@ -285,6 +305,11 @@ class Drain:
             await self._run_connected(worker, claimed, choice, claimed.event)
             return
         timeout_seconds = self._chooser.timeout_seconds(choice)
+        if claimed.waiter is not None:
+            timeout_seconds = claimed.waiter.seconds_for(choice.handler, timeout_seconds)
+            if not timeout_seconds:
+                self._finish(claimed, handed_back(claimed.row["claims"]))
+                return
         self.conclude(claimed, await worker.run(choice, claimed.event, claimed, timeout_seconds))
 
     async def _run_connected(self, worker: Worker, claimed: Claimed, choice: Choice, event: Event) -> None:
@@ -385,6 +410,8 @@ class Drain:
     def conclude(self, claimed: Claimed, ending: Ending | Cut | Saved) -> None:
         """Turn a run's end into what the settle writes, unless the run has settled itself, or lost the event."""
         if isinstance(ending, Ending) and not claimed.lost:
+            if claimed.waiter is not None:
+                claimed.waiter.tell(ending.answer)
             self._finish(claimed, self._chooser.conclude(claimed, ending))
         elif ending == "saved":
             self._tally.settled([self._processed(claimed)])
@@ -403,12 +430,16 @@ class Drain:
             self._finish(claimed, handed_back(claimed.row["claims"], UNREADY_SECONDS if ending == "unready" else 0.0))
 
     def _finish(self, claimed: Claimed, outcome: Outcome) -> None:
+        if claimed.waiter is not None:
+            claimed.waiter.tell(None)  # unless its answer was told
         noted = outcome.attempted and (self._records_all or outcome.status != "processed")
         self._unsettled.append(Settlement(claimed, outcome, noted, self._tally.folded(claimed.row["source"])))
         self._ended.set()
 
     def _drop(self, claimed: Claimed) -> None:
         """It is not held any more: where its lease was lost somebody else has it, whatever came of it here."""
+        if claimed.waiter is not None:
+            claimed.waiter.tell(None)
         self._claim_room.give_back(_inline_bytes(claimed))
         self._room.set()
 

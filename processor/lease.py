@@ -22,8 +22,11 @@ log = get_logger()
 class Leases:
     """The rows this process holds. `lost` is called in the main event loop when some were lost, and are marked so."""
 
-    def __init__(self, database: Database, *, lease_seconds: float, lost: Callable[[], None]) -> None:
+    def __init__(
+        self, database: Database, *, lease_seconds: float, lost: Callable[[], None], name: str = "processor"
+    ) -> None:
         self._database = database
+        self._name = name
         self._lease_seconds = lease_seconds
         self._lost = lost
         self._held: dict[UUID, Claimed] = {}
@@ -57,7 +60,7 @@ class Leases:
         asyncio.run(self._renew_until_ended())
 
     async def _renew_until_ended(self) -> None:
-        renewer = Renewer(self._database, lease_seconds=self._lease_seconds)
+        renewer = Renewer(self._database, lease_seconds=self._lease_seconds, name=self._name)
         # Looked at more often than renewed: a lease is renewed when a third of it is over.
         while not self._ended.is_set():
             await asyncio.sleep(self._lease_seconds / 12)

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from processor.handling.declare import Aborted, Reject, Retry
 from protocol import storable
+from protocol.challenge import Answer
 
 # Waits before each attempt, in seconds: three quick tries for a hiccup, then three days in all, for an outage over a
 # weekend. (Standard Webhooks' own schedule, spec/standard-webhooks.md, "Deliverability and reliability".)
@@ -37,12 +38,16 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ended, in words that PostgreSQL can hold and that cross a process's border."""
+    """How a run ended, in words that PostgreSQL can hold and that cross a process's border.
+
+    `answer`: to its sender, of a handler that replies. (It stays in the process.)
+    """
 
     kind: Literal["returned", "raised", "retry", "reject", "timed out", "died"]
     line: str = ""
     traceback: str = ""
     after: float | None = None
+    answer: Answer | None = None
 
 
 PROCESSED = Outcome("processed")
@@ -50,6 +55,13 @@ PROBED = Outcome("processed", "probe: no handler runs", attempted=False)
 CONFIRMED = Outcome("processed", "confirmed the subscription", attempted=False)
 RETURNED = Ending("returned")
 HOLDER_DIED = Ending("died", DIED)
+
+
+def ended_by(returned: object) -> Ending:
+    """The ending of a run that returned. A refusal of the handler's own is told in the event's reason."""
+    if not isinstance(returned, Answer):
+        return RETURNED
+    return Ending("returned", f"answered {returned.status}" if returned.status >= 400 else "", answer=returned)
 
 
 def ended_with(error: BaseException) -> Ending:
@@ -88,7 +100,7 @@ def conclude(
 ) -> Outcome:
     """What becomes of an event whose attempt number `attempts` ended so. `waits`: seconds before each attempt."""
     if ending is RETURNED or ending.kind == "returned":
-        return PROCESSED
+        return PROCESSED if not ending.line else Outcome("processed", ending.line)
     line, trace = ending.line, ending.traceback or None
     if ending.kind == "reject":
         return Outcome("failed", line, traceback=trace)

@@ -60,7 +60,7 @@ class Sieve:
             source, row = sources[each.row["source"]], each.row
             if row["attempts"] > self._chooser.attempts_most:
                 continue  # it has failed already
-            if (row["payload"] is None and asks(source, row)) or fetches(source):
+            if (each.is_large and asks(source, row)) or fetches(source):
                 each.unsifted = True
             elif (ended := self._judge_guarded(each, source, row["payload"])) is not None:
                 outcomes[each.id] = ended

@@ -26,6 +26,7 @@ from chassis.logs import get_logger
 from processor.handling.dispatch import UNDECIDED, Choice, Undecided
 from processor.handling.event import Event
 from processor.outcome import DIED, Outcome
+from processor.waiter import Waiter
 
 T = TypeVar("T")
 
@@ -194,7 +195,8 @@ NOTHING_FOUND = Found()
 class Claimed:
     """A row this process holds. `lease_until` is in the monotonic clock; `unsifted`: to be judged before its run.
 
-    `event`: made of it once its body is there. `choice`: its handler, once it is known; None: it has none.
+    `event`: made of it once its body is there. `choice`: its handler, once it is known; None: it has none. `waiter`:
+    who waits for its handler's answer.
     """
 
     row: Any
@@ -206,9 +208,16 @@ class Claimed:
     found: Found = NOTHING_FOUND
     event: Event | None = None
     choice: Choice | Undecided | None = UNDECIDED
+    waiter: Waiter | None = None
 
     def __post_init__(self) -> None:
         self.id = self.row["id"]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its body is more than is looked into, or waits for a handler, beside many others."""
+        size: int = self.row["bytes"]
+        return size > BODY_INLINE_BYTES_MAX
 
     def learn(self, found: Found) -> None:
         """Know the names that were found as if the row had said them; the settle writes what was found."""
@@ -257,16 +266,16 @@ class Settlement(NamedTuple):
 
 
 class Store:
-    """Five connections: two claim, two settle, one is for everything that may wait."""
+    """Five connections: two claim, two settle, one is for everything that may wait. `name` is theirs."""
 
-    def __init__(self, database: Database, holder: str, *, lease_seconds: float) -> None:
+    def __init__(self, database: Database, holder: str, *, lease_seconds: float, name: str = "processor") -> None:
         self._holder = holder
         self._lease_seconds = lease_seconds
         self._claiming, self._settling = (
-            tuple(Link(database, f"processor {verb} {lane}", settings=plans, greet=greet) for lane in LANES)
+            tuple(Link(database, f"{name} {verb} {lane}", settings=plans, greet=greet) for lane in LANES)
             for verb, plans in (("claim", CLAIM_PLANS), ("settle", PLANS))
         )
-        self._side = Link(database, "processor side", settings=CLAIM_PLANS, greet=greet)
+        self._side = Link(database, f"{name} side", settings=CLAIM_PLANS, greet=greet)
         self._links = (*self._claiming, *self._settling, self._side)
 
     async def check(self) -> None:
@@ -452,9 +461,9 @@ class Store:
 class Renewer:
     """The connection of the thread that renews leases; it belongs to that thread's event loop."""
 
-    def __init__(self, database: Database, *, lease_seconds: float) -> None:
+    def __init__(self, database: Database, *, lease_seconds: float, name: str = "processor") -> None:
         self._lease_seconds = lease_seconds
-        self._link = Link(database, "processor renew", settings=PLANS)
+        self._link = Link(database, f"{name} renew", settings=PLANS)
 
     async def renew(self, held: Sequence[Claimed]) -> set[UUID]:
         """Put the leases of these rows forward; returns the ids whose lease holds. Raises Unavailable."""

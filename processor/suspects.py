@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import IO, Any, NoReturn
 from uuid import UUID
 
@@ -20,7 +20,17 @@ from processor.effects.store import Seal, Transactions
 from processor.handling.app import AppError, load
 from processor.handling.dispatch import Choice
 from processor.handling.event import Event
-from processor.outcome import HOLDER_DIED, RETURNED, Cut, Ending, Outcome, Saved, ended_with, rejected, timed_out
+from processor.outcome import (
+    HOLDER_DIED,
+    Cut,
+    Ending,
+    Outcome,
+    Saved,
+    ended_by,
+    ended_with,
+    rejected,
+    timed_out,
+)
 from processor.store import Claimed
 from processor.workers import call
 
@@ -175,7 +185,8 @@ def main(app: str, answer_fd: int) -> None:
     def answer(became: Ending | Cut | Saved) -> NoReturn:
         turn.acquire()  # never given back: the first to come ends the process
         with os.fdopen(answer_fd, "wb") as file:
-            file.write(orjson.dumps(became if isinstance(became, str) else asdict(became)))
+            said = became if isinstance(became, str) else asdict(replace(became, answer=None))
+            file.write(orjson.dumps(said))
         os._exit(0)
 
     try:
@@ -219,10 +230,9 @@ async def _run_connected(
 
 async def _run_async(choice: Choice, event: Event, timeout_seconds: float, connection: Any) -> Ending:
     limit = asyncio.timeout(timeout_seconds)
-    ending = RETURNED
     try:
         async with limit:
-            await choice.handler.call(event, choice.variables, connection)
+            ending = ended_by(await choice.handler.call(event, choice.variables, connection))
     except BaseException as error:  # noqa: BLE001 - whatever user code raises is that event's failure
         ending = ended_with(error)
     return timed_out(timeout_seconds) if limit.expired() else ending

@@ -14,10 +14,11 @@ log = get_logger()
 
 
 class Tally:
-    """Counts settled events."""
+    """Counts settled events. `name`: of who settles them."""
 
-    def __init__(self, folded: Folded) -> None:
+    def __init__(self, folded: Folded, name: str = "processor") -> None:
         self.folded = folded
+        self._name = name
         self.total = Counter[str]()
         self._settled = Counter[tuple[str, str]]()
         self._since = Counter[str]()
@@ -60,7 +61,7 @@ class Tally:
     def summarize(self) -> None:
         """Log what happened since the last summary, if anything did."""
         if self._since:
-            log.info("processor.summary", **self._since)
+            log.info(f"{self._name}.summary", **self._since)
         self._since, self._lines = Counter(), 0
 
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from processor.effects.store import Transaction
 from processor.handling.dispatch import Choice
 from processor.handling.event import Event
-from processor.outcome import RETURNED, Cut, Ending, ended_with, timed_out
+from processor.outcome import Cut, Ending, ended_by, ended_with, timed_out
 from processor.store import Claimed
 
 YIELD_EVERY = 100  # handlers that never wait would else keep the event loop to themselves
@@ -47,8 +47,8 @@ class Worker:
         self.until = self.began + timeout_seconds
         try:
             if choice.handler.is_async:
-                await choice.handler.call(event, choice.variables, transaction and transaction.connection)
-                ending = RETURNED
+                connection = transaction and transaction.connection
+                ending = ended_by(await choice.handler.call(event, choice.variables, connection))
             else:
                 ending = await self._run_in_thread(choice, event)
         except asyncio.CancelledError as error:
@@ -94,7 +94,7 @@ def call(choice: Choice, event: Event) -> Ending:
             raise TypeError(f"{choice.handler.name} returned a coroutine: declare it with async def")
     except BaseException as error:  # noqa: BLE001 - whatever user code raises is that event's failure
         return ended_with(error)
-    return RETURNED
+    return ended_by(result)
 
 
 class Workers:
@@ -130,6 +130,13 @@ class Workers:
         rest = list(self._queue)
         self._queue.clear()
         return rest
+
+    def withdraw(self, is_unwanted: Callable[[Claimed], bool]) -> list[Claimed]:
+        """Take out what is not wanted any more, and has not been started."""
+        unwanted = [each for each in self._queue if is_unwanted(each)]
+        for each in unwanted:
+            self._queue.remove(each)
+        return unwanted
 
     @property
     def queued(self) -> int:

@@ -22,6 +22,7 @@ from chassis.database import Connection, Database, DatabaseError
 from chassis.lifeline import Lifeline
 from chassis.settings import CommonSettings
 from chassis.sockets import open_listeners
+from ingest.replying import Make
 from ingest.server import serve
 from ingest.settings import IngestSettings
 from rig.hookd import Hookd, hookd
@@ -235,6 +236,7 @@ async def receiving(
     *,
     grace_seconds: float = 5.0,
     secret_key: str = SECRET_KEY,
+    replying: Callable[[CommonSettings, IngestSettings], Make] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Local]:
     """A receiver in this test's event loop, with sources stored that nobody registered unless told otherwise."""
@@ -249,7 +251,9 @@ async def receiving(
         leaving.enter_context(ours)
         lifeline = Lifeline(theirs.detach())
         common = CommonSettings(metrics_port=0, grace_seconds=grace_seconds, secret_key=SecretStr(secret_key))
-        work = serve(common, IngestSettings(**settings), database, [listener], lifeline=lifeline)
+        ingest = IngestSettings(**settings)
+        make = replying(common, ingest) if replying is not None else None
+        work = serve(common, ingest, database, [listener], lifeline=lifeline, make_replying=make)
         local = Local(listener.getsockname()[1], lifeline=ours, ended=asyncio.create_task(work))
         leaving.push_async_callback(_end, local)
         try:

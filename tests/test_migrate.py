@@ -186,7 +186,7 @@ async def test_missing_roles_are_told(place: Path, tmp_path: Path) -> None:
         await execute(url, "CREATE ROLE owner; GRANT CREATE ON DATABASE hookd TO owner")
         done = Hookd(tmp_path, {"HOOKD_DATABASE_URL": f"{url}&role=owner"})("migrate")
         assert (done.code, done.out) == (0, f"schema hookd made: revision {latest()}\n"), done.err
-        missing = "hookd_receiver, hookd_processor, hookd_reader"
+        missing = "hookd_receiver, hookd_replier, hookd_processor, hookd_reader"
         assert done.err == f"warning: no role {missing}: somebody who may can run SELECT hookd.make_roles()\n"
         await execute(url, "SELECT hookd.make_roles()")
         again = Hookd(tmp_path, {"HOOKD_DATABASE_URL": f"{url}&role=owner"})("migrate")

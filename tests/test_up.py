@@ -262,3 +262,22 @@ def test_a_stop_while_it_starts_leaves_nothing(hookd: Hookd, place: Path) -> Non
     assert process.returncode == -signal.SIGTERM
     until(lambda: not processes(place))  # nobody else can wait for orphans
     assert is_stopped(place)
+
+
+REPLIES = """
+import hookd
+
+@hookd.on("demo", reply=True)
+async def reply(event: hookd.Event) -> dict[str, str]:
+    return {"id": "of the handler's own"}
+"""
+
+
+def test_an_app_that_replies(hookd: Hookd, tmp_path: Path) -> None:
+    """Its receiver answers by it, the embedded server included; its events are processed."""
+    (tmp_path / "app.py").write_text(REPLIES)
+    with up(hookd, "--app", "app.py") as running:
+        assert running.post(b"{}") == "of the handler's own"
+        until(lambda: bool(hookd("events", "--status", "processed", "--json").out))
+        os.killpg(running.process.pid, signal.SIGINT)
+        assert running.ended() == 0

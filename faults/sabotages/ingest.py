@@ -24,7 +24,9 @@ from ingest.terms import Terms
 def answer_before_commit() -> None:
     """A webhook is answered when it is queued, not when it is committed."""
 
-    async def save(self: Receiver, row: Any, size: int, timeout_seconds: float | None = None) -> None:
+    async def save(
+        self: Receiver, row: Any, size: int, timeout_seconds: float | None = None, until: float | None = None
+    ) -> None:
         (self.large if size > 1024 * 1024 else self.small).put(row, size, timeout_seconds).add_done_callback(
             lambda done: done.exception()
         )

@@ -1,18 +1,30 @@
 """hookd ingest: the receiver."""
 
+import os
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
 import click
 import uvloop
 
-from chassis import sockets
+from chassis import logs, sockets
+from chassis.database import Database
 from chassis.lifeline import Lifeline
-from hookd.configuration import configure, database_of
+from hookd.configuration import Configuration, configure, database_of
+from hookd.replying.app import replies
 from hookd.supervise import open_listeners, receivers, supervise
+from ingest.replying import Make
 from ingest.server import serve
+
+if TYPE_CHECKING:
+    from processor.handling.dispatch import Dispatch
 
 EPILOG = """\b
 Examples:
   hookd ingest --port 8080
   hookd ingest --host 0.0.0.0 --workers 2
+  hookd ingest --app handlers.py        (answers by those of its handlers that have reply=True)
   curl -d '{"hello":"world"}' localhost:8080/demo
 """
 
@@ -21,6 +33,7 @@ Examples:
 @click.option("--host", help="Address to listen on [HOOKD_HOST].")
 @click.option("--port", type=int, help="Port to listen on; 0: a free one [HOOKD_PORT].")
 @click.option("--workers", type=int, help="Receiver processes [HOOKD_WORKERS].")
+@click.option("--app", help="Handlers, of which those with reply=True answer in the request [HOOKD_APP].")
 @click.option("--share-port", is_flag=True, default=None, help="Listen beside another hookd on the same port.")
 @click.option("--listen-fd", type=int, hidden=True)
 @click.option("--lifeline-fd", type=int, hidden=True)
@@ -29,6 +42,7 @@ def command(
     host: str | None,
     port: int | None,
     workers: int | None,
+    app: str | None,
     share_port: bool | None,
     listen_fd: int | None,
     lifeline_fd: int | None,
@@ -36,9 +50,12 @@ def command(
 ) -> int:
     """Run the receiver. POST {prefix}/<source> is answered 200 with an id once its row is committed.
 
+    With an app that replies, requests of its sources are answered by their handlers, once the row is committed. One
+    with faults is refused; named by HOOKD_APP alone it is told in the log, and all is stored as without it.
+
     SIGTERM or Ctrl-C: open requests are served to their end. SIGHUP: workers are replaced one by one.
     """
-    configuration = configure(host=host, port=port, workers=workers, share_port=share_port)
+    configuration = configure(host=host, port=port, workers=workers, app=app, share_port=share_port)
     sockets.raise_open_files_limit()
     try:
         listeners = [sockets.adopt(listen_fd)] if listen_fd is not None else open_listeners(configuration)
@@ -46,9 +63,48 @@ def command(
         raise click.ClickException(str(error)) from None
     if configuration.ingest.workers > 1 and listen_fd is None:
         with database_of(configuration.common):
-            children = receivers(configuration, listeners)
+            children = receivers(configuration, listeners, app)
             return supervise(children, configuration.common.grace_seconds, rolling=True)
+    dispatch = replying_app(app, configuration.processor.app)
     lifeline = Lifeline(lifeline_fd) if lifeline_fd is not None else None
     with database_of(configuration.common) as database:
-        uvloop.run(serve(configuration.common, configuration.ingest, database, listeners, slot=slot, lifeline=lifeline))
+        replying = None if dispatch is None else replying_by(configuration, database, dispatch, slot)
+        uvloop.run(
+            serve(
+                configuration.common, configuration.ingest, database, listeners,
+                slot=slot, lifeline=lifeline, make_replying=replying,
+            )
+        )  # fmt: skip
+    if dispatch is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # without waiting for threads: a handler that hangs in one cannot be cancelled
     return 0
+
+
+def replying_app(asked: str | None, app: str | None) -> "Dispatch | None":
+    """The app's handlers, if one of them replies; `asked`: as the command line names it.
+
+    What is wrong with one that was asked for becomes a few lines and exit code 2. One of HOOKD_APP, which a processor
+    may share, is none of a receiver's business then.
+    """
+    if not app or (asked is None and not replies(app)):
+        return None
+    from processor.handling.app import AppError, load  # noqa: PLC0415 - a receiver that replies to nobody needs none
+
+    try:
+        dispatch = load(app)
+    except AppError as error:
+        raise click.UsageError(str(error)) from None
+    logs.share()
+    return dispatch if dispatch.has_replies else None
+
+
+def replying_by(configuration: Configuration, database: Database, dispatch: "Dispatch", slot: int) -> Make:
+    """How to make who replies, with the rights that it needs."""
+    from hookd.replying.replier import Replier  # noqa: PLC0415 - as above
+
+    url = configuration.ingest.reply_database_url
+    if url is not None:
+        database = Database(url.get_secret_value(), allow_unsafe=configuration.common.allow_unsafe)
+    return partial(Replier, configuration, database, dispatch, slot)

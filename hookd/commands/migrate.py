@@ -11,7 +11,8 @@ Examples:
 
 \b
 Roles: hookd_receiver may add events, hookd_processor may claim and settle
-them, hookd_reader may look. Each process can log in as its own:
+them, hookd_reader may look; hookd_replier is for a receiver whose handlers
+reply (HOOKD_REPLY_DATABASE_URL). Each process can log in as its own:
   CREATE ROLE inbox LOGIN PASSWORD '...' IN ROLE hookd_receiver;
   HOOKD_DATABASE_URL=postgresql://inbox:...@db/app hookd ingest
 If the migrating role may not create roles, one that may can do it later:

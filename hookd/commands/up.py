@@ -9,6 +9,7 @@ from chassis import sockets
 from chassis.settings import data_folder
 from chassis.supervisor import HOOKD, Child
 from hookd.configuration import Configuration, configure, database_of
+from hookd.replying.app import replies
 from hookd.supervise import open_listeners, receivers, supervise
 
 DEMO = "hookd.demo"
@@ -41,7 +42,9 @@ def command(host: str | None, port: int | None, workers: int | None, app: str | 
         if migrated.returncode != 0:
             return 1
         greet(configuration, listeners)
-        children = [*receivers(configuration, listeners), processor(configuration)]
+        app = configuration.processor.app
+        replying = app if app and replies(app) else ""
+        children = [*receivers(configuration, listeners, replying), processor(configuration)]
         return supervise(children, configuration.common.grace_seconds, rolling=False)
 
 

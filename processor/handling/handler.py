@@ -17,6 +17,7 @@ from processor.handling.declare import (
 )
 from processor.handling.filters import Filter, FilterError, compiled
 from processor.handling.methods import Instances, Unbound
+from processor.handling.reply import replying
 from processor.handling.rules import Rule, RuleError
 from protocol.request import SOURCE
 
@@ -38,8 +39,8 @@ class WrongHandlers(Exception):
 class Handler:
     """A function, and the events it takes: of one source or all (`*`), of types that match a pattern or all (none).
 
-    `call(event, variables, connection)` calls the function. `waits`: seconds before each attempt, where the handler
-    says so; `attempts_max` likewise.
+    `call(event, variables, connection)` calls the function; where it `replies`, what comes of it is an Answer. `waits`:
+    seconds before each attempt, where the handler says so; `attempts_max` likewise.
     """
 
     function: Function
@@ -98,9 +99,12 @@ def _handler(declaration: Declaration, instances: Instances, faults: list[str]) 
     is_async = _is_async(function)
     if wants_connection and not is_async:
         faults.append("a connection is for an async def: asyncpg's cannot be used in a thread")
+    if wants_connection and declaration.replies:
+        faults.append("reply=True and a connection exclude each other: a receiver has none for handlers")
     waits, attempts_max = _schedule(declaration.retries)
     return Handler(
-        function=function, place=declaration.place, is_async=is_async, call=call,
+        function=function, place=declaration.place, is_async=is_async,
+        call=replying(call, is_async=is_async) if declaration.replies else call,
         source=rule.source if rule else declaration.source, event_types=declaration.event_types,
         where=where, rule=rule, waits=waits, attempts_max=attempts_max,
         timeout_seconds=declaration.timeout_seconds, replies=declaration.replies, wants_connection=wants_connection,

@@ -156,7 +156,7 @@ def _adapter(groups: Iterable[tuple["Handler", ...]]) -> Any:
     from werkzeug.routing import Map  # noqa: PLC0415 - see above
     from werkzeug.routing import Rule as WerkzeugRule  # noqa: PLC0415
 
-    rules = [WerkzeugRule(group[0].rule.text, endpoint=group) for group in groups if group[0].rule is not None]
+    rules = [WerkzeugRule(group[0].rule.text, endpoint=tuple(group)) for group in groups if group[0].rule is not None]
     return Map(rules, strict_slashes=False, merge_slashes=False, redirect_defaults=False).bind("") if rules else None
 
 

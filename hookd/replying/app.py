@@ -1,0 +1,29 @@
+"""Whether an app replies, found out in a process of its own: a receiver imports no app that it has no use for."""
+
+import subprocess
+import sys
+
+from chassis.logs import get_logger
+
+SECONDS_MAX = 60.0
+FAULTS_CHARACTERS_MAX = 2000
+REPLIES, HAS_FAULTS = 0, 2
+
+log = get_logger()
+
+
+def replies(app: str) -> bool:
+    """Whether a handler of it does. Of one with faults nobody can tell: that is logged, and storing is none of its."""
+    command = (sys.executable, "-P", "-m", "hookd.replying", app)
+    try:
+        asked = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            timeout=SECONDS_MAX, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        code, faults = HAS_FAULTS, f"it is not imported within {SECONDS_MAX:g} s"
+    else:
+        code, faults = asked.returncode, asked.stderr.decode(errors="replace").strip()
+    if code == HAS_FAULTS:
+        log.error("app.refused", app=app, reason=faults[-FAULTS_CHARACTERS_MAX:], hint="nothing is replied to")
+    return code == REPLIES
