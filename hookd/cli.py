@@ -15,6 +15,8 @@ COMMANDS = {
     "up": "Run everything on this machine: database, receiver, processor.",
     "ingest": "Run the receiver: each POST becomes a committed row.",
     "processor": "Run the scheduled processor: your handlers take each row.",
+    "routes": "Which handler takes what, in the order they are asked.",
+    "test": "Try a handler on a request: here, without HTTP and without a row.",
     "migrate": "Bring the database's schema up to date.",
     "status": "How it stands: counts, what waits, last failures.",
     "events": "List events.",

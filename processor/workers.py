@@ -1,7 +1,6 @@
 """A fixed set of workers over one deque, and one watchdog for all their time-outs: no task and no timer per event."""
 
 import asyncio
-import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -88,13 +87,9 @@ class Worker:
 def call(choice: Choice, event: Event) -> Ending:
     """Run a `def` handler to its end, in this thread. (A StopIteration that left it would never reach a future.)"""
     try:
-        result = choice.handler.call(event, choice.variables, None)
-        if inspect.iscoroutine(result):
-            result.close()
-            raise TypeError(f"{choice.handler.name} returned a coroutine: declare it with async def")
+        return ended_by(choice.handler.call_in_thread(event, choice.variables))
     except BaseException as error:  # noqa: BLE001 - whatever user code raises is that event's failure
         return ended_with(error)
-    return ended_by(result)
 
 
 class Workers:

@@ -650,7 +650,7 @@ async def test_a_receiver_that_is_told_to_stop(database: Database, connection: C
             await gate.entered()
             receiver.stop()
             await in_time(
-                lambda: asyncio.sleep(0.01), lambda _: logged[-1:] and logged[-1]["event"] == "ingest.stopping", 20
+                lambda: asyncio.sleep(0.01), lambda _: any(line["event"] == "ingest.stopping" for line in logged), 20
             )
             gate.open()
             answer = await asked

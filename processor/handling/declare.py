@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from types import FunctionType
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar, overload
 
 ANY = "*"
 RETRY_SECONDS_MAX = 7 * 86_400.0
@@ -114,6 +114,24 @@ def on(
             replies=reply,
         )
     )
+
+
+@overload
+def webhook(rule: F) -> F: ...
+
+
+@overload
+def webhook(
+    rule: str | None = None,
+    *,
+    methods: Iterable[str] = METHODS,
+    form_param: str | None = None,
+    raw: bool = False,
+    where: str | None = None,
+    retries: int | Iterable[float] | None = None,
+    timeout: float | None = None,
+    reply: bool = False,
+) -> Callable[[F], F]: ...
 
 
 def webhook(

@@ -25,6 +25,13 @@ class Choice(NamedTuple):
     fault: str | None = None
 
 
+class Route(NamedTuple):
+    """What a handler takes: its rule's paths, or its source's events of one type (a pattern; None: of all)."""
+
+    handler: Handler
+    event_type: str | None = None
+
+
 class Undecided:
     """A filter asks for the body, which is not there yet."""
 
@@ -92,33 +99,51 @@ class Dispatch:
         """Whether some handler takes events of this source, be it of another type."""
         return source in self._sources or ANY in self._sources
 
+    def routes(self) -> list[Route]:
+        """Who takes what; of those that would take the same event, the one that has it comes first."""
+        return sorted(
+            (Route(handler, each) for handler in self.handlers for each in handler.event_types or (None,)),
+            key=self._precedence,
+        )
+
+    def _precedence(self, route: Route) -> tuple[Any, ...]:
+        """Smaller is asked first; those that never meet are told apart by their names, for people's eyes."""
+        handler, event_type = route
+        path = self._rules.precedence(handler.rule) if handler.rule else []
+        rank = self._rank(handler, -1 if event_type is None else _letters(event_type))
+        return handler.rule is None, path, handler.source == ANY, handler.source, *rank
+
     def _declared_for(self, source: str, event_type: str | None) -> tuple[Choice, ...]:
         found = [
-            (self._rank(handler, specificity), handler)
+            (self._rank(handler, letters), handler)
             for handler in (*self._by_source.get(source, ()), *self._by_source.get(ANY, ()))
-            if (specificity := _specificity(handler, event_type)) is not None
+            if (letters := specificity(handler, event_type)) is not None
         ]
         found.sort(key=lambda each: each[0])
         return tuple(Choice(handler, NOTHING) for _, handler in found)
 
-    def _rank(self, handler: Handler, specificity: int) -> tuple[bool, int, bool, int]:
+    def _rank(self, handler: Handler, letters: int) -> tuple[bool, int, bool, int]:
         """Smaller is more specific: the source by its name, the type by most letters, a filter, what came first."""
-        return handler.source == ANY, -specificity, handler.where is None, self._order[handler]
+        return handler.source == ANY, -letters, handler.where is None, self._order[handler]
 
 
-def _specificity(handler: Handler, event_type: str | None) -> int | None:
+def specificity(handler: Handler, event_type: str | None) -> int | None:
     """How much of the type the handler names: all, some letters of it, nothing (-1); None: it takes others."""
     if not handler.event_types:
         return -1
     return max(
         (
-            len(pattern) + (0 if is_pattern(pattern) else KNOWN_MAX)
+            _letters(pattern)
             for pattern in handler.event_types
             if event_type is not None
             and (fnmatchcase(event_type, pattern) if is_pattern(pattern) else event_type == pattern)
         ),
         default=None,
     )
+
+
+def _letters(pattern: str) -> int:
+    return len(pattern) + (0 if is_pattern(pattern) else KNOWN_MAX)
 
 
 def is_pattern(event_type: str) -> bool:

@@ -2,9 +2,9 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from processor.handling.arguments import Call, Main, Wanted, WrongArguments, call_of
 from processor.handling.declare import (
@@ -15,6 +15,7 @@ from processor.handling.declare import (
     Function,
     plain_function,
 )
+from processor.handling.event import Event
 from processor.handling.filters import Filter, FilterError, compiled
 from processor.handling.methods import Instances, Unbound
 from processor.handling.reply import replying
@@ -61,6 +62,14 @@ class Handler:
     def name(self) -> str:
         named = self.function if hasattr(self.function, "__qualname__") else plain_function(self.function)
         return getattr(named, "__qualname__", repr(self.function))
+
+    def call_in_thread(self, event: Event, variables: Mapping[str, Any]) -> Any:
+        """What a `def` returns. Raises what it raises, and TypeError for a coroutine, which nobody would await."""
+        result = self.call(event, variables, None)
+        if inspect.iscoroutine(result):
+            result.close()
+            raise TypeError(f"{self.name} returned a coroutine: declare it with async def")
+        return result
 
 
 def made(declarations: list[Declaration]) -> tuple[list[Handler], list[str]]:

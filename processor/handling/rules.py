@@ -14,6 +14,8 @@ from urllib.parse import unquote
 from protocol.request import SOURCE, TARGETS_MAX, path_of
 
 if TYPE_CHECKING:
+    from werkzeug.routing.rules import RulePart
+
     from processor.handling.handler import Handler
 
 ANY = "*"
@@ -37,6 +39,13 @@ class Rule:
     variables: tuple[str, ...]
     # Two rules that differ in their variables' names alone match the same paths.
     shape: str = field(repr=False)
+    parts: "Sequence[RulePart]" = field(repr=False, compare=False)  # its segments, as werkzeug weighs them
+
+    @property
+    def prefixes(self) -> list[tuple[str, ...]]:
+        """Its first segment, its first two, …, all of it."""
+        contents = tuple(part.content for part in self.parts)
+        return [contents[:length] for length in range(1, len(contents) + 1)]
 
     @classmethod
     def of(cls, text: str, methods: Iterable[str]) -> "Rule":
@@ -49,7 +58,7 @@ class Rule:
         variables = tuple(name for _, name in VARIABLE.findall(stripped))
         if len(set(variables)) < len(variables):
             raise RuleError(f"the rule {text!r} names a variable twice")
-        _check(stripped)
+        parts = _parts_of(stripped)
         if "?" in VARIABLE.sub("", stripped):
             raise RuleError(f"the rule {text!r} is more than a path: the query is asked for by where=")
         if source != ANY and not SOURCE.fullmatch(source):
@@ -57,7 +66,7 @@ class Rule:
                 f"the rule {text!r} begins with {first!r}, which is no source's name (small letters, digits, and . _ - "
                 "within; 64 at most): no request would ever match it"
             )
-        return cls(stripped, frozenset(methods), source, variables, VARIABLE.sub(_unnamed, stripped))
+        return cls(stripped, frozenset(methods), source, variables, VARIABLE.sub(_unnamed, stripped), parts)
 
 
 def _unnamed(variable: re.Match[str]) -> str:
@@ -82,6 +91,15 @@ class Rules:
         self._routes = {method: _Routes(method, self._handlers) for method in methods}
         self._behind: dict[tuple[Handler, ...], Rules] = {}
         self._remembered = lru_cache(TARGETS_MAX)(self._match)
+
+    def precedence(self, rule: Rule) -> list[Any]:
+        """Smaller is asked first, as werkzeug does: segment by segment what is fixed, weighs less, came first."""
+        rules = [each.rule for each in self._handlers if each.rule]
+        order = list(dict.fromkeys(prefix for each in rules for prefix in each.prefixes))
+        return [
+            (not part.static, None if part.static else part.weight, order.index(prefix))
+            for part, prefix in zip(rule.parts, rule.prefixes, strict=True)
+        ]
 
     def match(self, source: str, method: str, target: str) -> Sequence[Match]:
         """Those that take it, the most specific first; of the same rule those with a filter, then who came first.
@@ -160,12 +178,14 @@ def _adapter(groups: Iterable[tuple["Handler", ...]]) -> Any:
     return Map(rules, strict_slashes=False, merge_slashes=False, redirect_defaults=False).bind("") if rules else None
 
 
-def _check(text: str) -> None:
-    """Raises RuleError for what werkzeug makes no rule of."""
+def _parts_of(text: str) -> "Sequence[RulePart]":
+    """A rule's segments. Raises RuleError for what werkzeug makes no rule of."""
     from werkzeug.routing import Map  # noqa: PLC0415 - see above
     from werkzeug.routing import Rule as WerkzeugRule  # noqa: PLC0415
 
     try:
-        Map([WerkzeugRule(text, endpoint=None)])
+        compiled = WerkzeugRule(text, endpoint=None)
+        Map([compiled])
     except Exception as error:  # noqa: BLE001 - a converter's arguments are the author's own words
         raise RuleError(f"the rule {text!r}: {error}") from None
+    return compiled._parts

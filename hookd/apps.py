@@ -1,0 +1,45 @@
+"""The user's app, as commands are told it: by --app, which may be there several times, else by HOOKD_APP."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from chassis import logs
+from processor.handling import app as apps
+from processor.handling.dispatch import Dispatch
+from processor.handling.handler import Handler
+
+
+def together(context: click.Context, option: click.Parameter, names: Sequence[str]) -> str | None:
+    """Several in the one setting that holds them; None: as the settings say."""
+    return apps.BETWEEN.join(names) or None
+
+
+app_option = click.option(
+    "--app",
+    multiple=True,
+    callback=together,
+    help="Your handlers: a module, a package, or a path to a .py file; may be repeated [HOOKD_APP].",
+)
+
+
+def loaded(app: str | None) -> Dispatch:
+    """Its handlers. What is wrong with it becomes a few lines and exit code 2."""
+    if app is None:
+        raise click.UsageError("no app: name your handlers with --app or HOOKD_APP")
+    try:
+        dispatch = apps.load(app)
+    except apps.AppError as error:
+        raise click.UsageError(str(error)) from None
+    logs.share()
+    return dispatch
+
+
+def place_of(handler: Handler) -> str:
+    """`file:line`, from here where that is shorter."""
+    file, colon, line = handler.place.rpartition(":")
+    try:
+        return f"{Path(file).relative_to(Path.cwd())}{colon}{line}"
+    except ValueError:
+        return handler.place
