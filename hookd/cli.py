@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": "Did the sender sign this? Judge a delivery by its bytes.",
     "send": "Send a delivery as its sender would, signed.",
     "doctor": "Is all well? Try every provider against what runs.",
+    "certificate": "Make a certificate that signs itself, for https.",
     "psql": "psql on the very database hookd uses.",
     "settings": "Each setting with its value, origin and meaning.",
 }

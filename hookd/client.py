@@ -1,7 +1,9 @@
 """Deliver as a sender does: exactly these bytes, to a receiver that runs. The one door of aiohttp's client."""
 
 import os
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -21,6 +23,10 @@ class Unreachable(Exception):
     """No answer was to be had."""
 
 
+class Untrusted(Unreachable):
+    """Somebody is there, who may not be the receiver; or speaks no TLS."""
+
+
 class Answer(NamedTuple):
     """What a receiver says."""
 
@@ -37,6 +43,10 @@ class Place(NamedTuple):
 
     origin: str
     prefix: str
+
+    @property
+    def is_https(self) -> bool:
+        return self.origin.startswith("https:")
 
     @property
     def host(self) -> str:
@@ -61,17 +71,31 @@ def place_by(settings: IngestSettings) -> Place:
     """Where a receiver with these settings listens. Raises ValueError where they leave it open."""
     if not settings.port:
         raise ValueError("HOOKD_PORT is 0, which is any: name the receiver with --to")
-    host = ANY.get(settings.host, settings.host)
-    return Place(f"http://{f'[{host}]' if ':' in host else host}:{settings.port}", settings.prefix)
+    scheme, host = "https" if settings.tls_cert else "http", ANY.get(settings.host, settings.host)
+    return Place(f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}", settings.prefix)
+
+
+def trust(ca: Path | None) -> ssl.SSLContext:
+    """Whom this machine trusts, and whom the certificates in `ca` name. Raises ValueError."""
+    context = ssl.create_default_context()
+    if ca is not None:
+        try:
+            context.load_verify_locations(ca)
+        except ssl.SSLError:
+            raise ValueError(f"{ca} holds no certificate in PEM") from None
+        except OSError as error:
+            raise ValueError(f"cannot read {ca}: {error.strerror}") from None
+    return context
 
 
 class Client:
     """Sends requests to one receiver, each on a connection of its own, as a load balancer would see to."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, trusted: ssl.SSLContext | None = None) -> None:
+        """`trusted`: by whom its certificate may be signed; by default whom this machine trusts."""
         self.place = place
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(force_close=True),
+            connector=aiohttp.TCPConnector(force_close=True, ssl=trusted or True),
             timeout=aiohttp.ClientTimeout(total=SECONDS),
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             auto_decompress=False,
@@ -86,7 +110,7 @@ class Client:
         await self._session.close()
 
     async def send(self, request: Request, *, chunked: bool = False) -> Answer:
-        """Its answer. Raises Unreachable; and ValueError for a header that cannot be sent."""
+        """Its answer. Raises Unreachable (Untrusted too), and ValueError for a header that cannot be sent."""
         # aiohttp writes headers in UTF-8; ours are bytes, written as ISO-8859-1.
         headers = [(name, value.encode("latin-1").decode()) for name, value in request.headers]
         url = URL(self.place.origin + request.target, encoded=True)
@@ -98,6 +122,11 @@ class Client:
                 return Answer(response.status, await response.read())
         except TimeoutError:
             raise Unreachable(f"{self.place.origin} did not answer within {SECONDS:.0f} s") from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            why = distrust(error.certificate_error)
+            raise Untrusted(f"{self.place.origin} is not trusted: {why}") from None
+        except aiohttp.ClientConnectorSSLError as error:
+            raise Untrusted(f"{self.place.origin} does not speak TLS as we do: {sentence(error)}") from None
         except aiohttp.ClientConnectorError as error:
             raise Unreachable(f"nothing answers at {self.place.origin}: {sentence(error.os_error)}") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -107,6 +136,11 @@ class Client:
 async def chunks(body: bytes) -> AsyncIterator[bytes]:
     for n in range(0, len(body), CHUNK_BYTES):
         yield body[n : n + CHUNK_BYTES]
+
+
+def distrust(error: Exception) -> str:
+    why = getattr(error, "verify_message", "") or sentence(error)
+    return f"{why.rstrip('.')}; --ca names a certificate to trust"
 
 
 def sentence(error: BaseException) -> str:

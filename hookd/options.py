@@ -1,10 +1,17 @@
-"""Values on a command line: a time to look back to, an event's id or its beginning, text that PostgreSQL can hold."""
+"""What is said on command lines: a time to look back to, an event's id or its beginning, text that PostgreSQL can hold;
+and the options that several commands have.
+"""
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
 from uuid import UUID
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 SECONDS_MAX = 36_500 * 86_400
@@ -91,3 +98,31 @@ class Text(click.ParamType[str]):
             return str(value).encode().decode()
         except UnicodeEncodeError:
             return self.fail("expected UTF-8", param, ctx)
+
+
+def joined(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """Several as the one setting that holds them."""
+    return ",".join(values) if values else None
+
+
+app_option = click.option(
+    "--app",
+    multiple=True,
+    callback=joined,
+    help="Your handlers: a module, a package, or a .py file; repeatable [HOOKD_APP].",
+)
+
+
+def tls_options(command: F) -> F:
+    certificate = click.option(
+        "--tls-cert",
+        type=click.Path(path_type=Path),
+        help="Certificate (and chain) in PEM: speak https [HOOKD_TLS_CERT].",
+    )
+    key = click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key in PEM [HOOKD_TLS_KEY].")
+    return certificate(key(command))
+
+
+ca_option = click.option(
+    "--ca", type=click.Path(path_type=Path), help="Trust this certificate too (PEM), such as one that signs itself."
+)

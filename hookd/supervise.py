@@ -1,18 +1,41 @@
 """Children under a supervisor: the receiver's workers and their sockets, and the signals that end or replace them."""
 
 import asyncio
-import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
 from chassis import sockets
+from chassis.logs import get_logger
+from chassis.process import hear
 from chassis.settings import environment
 from chassis.supervisor import Child, Supervisor
-from hookd.configuration import Configuration
+from chassis.tls import Identity, TLSError, identity_of
+from hookd.configuration import Configuration, WrongSettings
 
 HEARTBEAT_SECONDS = 10.0
+
+log = get_logger()
+
+
+def identity_from(configuration: Configuration) -> Identity | None:
+    """Certificate and key, where TLS is asked for. What is wrong with them becomes one line and exit code 2."""
+    settings = configuration.ingest
+    try:
+        return identity_of(settings.tls_cert, settings.tls_key)
+    except TLSError as error:
+        raise WrongSettings(str(error)) from None
+
+
+def has_identity(configuration: Configuration) -> bool:
+    """Whether new workers could use certificate and key as they are now; the log says why they could not."""
+    try:
+        identity_from(configuration)
+    except WrongSettings as error:
+        log.error("restart.refused", reason=error.message, hint="the workers go on with the certificate they have")
+        return False
+    return True
 
 
 def open_listeners(configuration: Configuration) -> list[socket.socket]:
@@ -31,7 +54,9 @@ def receivers(configuration: Configuration, listeners: Sequence[socket.socket], 
 
     `app`: which they are told to load; "": none; None: what HOOKD_APP says.
     """
-    told = () if app is None else ("--app", app)
+    certificate, key = configuration.ingest.tls_cert, configuration.ingest.tls_key
+    tls = ("--tls-cert", str(certificate), "--tls-key", str(key)) if certificate else ()
+    told = (*tls, *(() if app is None else ("--app", app)))
     return [
         Child(
             f"receiver {slot}",
@@ -43,26 +68,25 @@ def receivers(configuration: Configuration, listeners: Sequence[socket.socket], 
     ]
 
 
-def supervise(children: Sequence[Child], grace_seconds: float, *, rolling: bool) -> int:
+def supervise(children: Sequence[Child], grace_seconds: float, *, may_roll: Callable[[], bool] | None = None) -> int:
     """Keep the children alive until SIGTERM or SIGINT; a second one ends them at once. Returns the exit code.
 
-    SIGHUP: `rolling`, the listening ones are replaced one by one; else it ends all, as a closed terminal should.
+    SIGHUP: the listening ones are replaced one by one, if `may_roll` says so then; without it, it ends all, as a closed
+    terminal should.
     """
-    return asyncio.run(_supervise(children, grace_seconds, rolling=rolling))
+    return asyncio.run(_supervise(children, grace_seconds, may_roll))
 
 
-async def _supervise(children: Sequence[Child], grace_seconds: float, *, rolling: bool) -> int:
+async def _supervise(children: Sequence[Child], grace_seconds: float, may_roll: Callable[[], bool] | None) -> int:
     supervisor = Supervisor(children, grace_seconds=grace_seconds)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
 
     def end() -> None:
         supervisor.stop_now() if stop.is_set() else stop.set()
 
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, end)
-    if rolling:
-        loop.add_signal_handler(signal.SIGHUP, supervisor.restart)
-    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it stays ignored
-        loop.add_signal_handler(signal.SIGHUP, end)
+    def roll() -> None:
+        if may_roll is not None and may_roll():
+            supervisor.restart()
+
+    hear(end, roll if may_roll is not None else None)
     return await supervisor.run(stop)

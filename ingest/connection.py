@@ -57,10 +57,9 @@ class Connection(web.RequestHandler):
         self.in_body = False
         self.refused: Refusal | None = None
         super().connection_made(transport)
-        connections, allowed = len(self._manager._connections), self._manager.connections_max
-        if connections > allowed + max(allowed // 10, 1):
+        if self._manager.is_full():
             self.turn_away(refusal.too_many_connections())  # before a byte is read: the sender may see a reset
-        elif connections > allowed:
+        elif len(self._manager._connections) > self._manager.connections_max:
             self.refused = refusal.too_many_connections()  # once its head is read, so that the sender reads why
 
     def data_received(self, data: bytes) -> None:
@@ -94,7 +93,7 @@ class Connection(web.RequestHandler):
         """Refuse outside of any request, and close."""
         if self.transport is not None and not self._force_close:
             self._manager.refused(why)
-            self.transport.write(_raw(why))
+            self.transport.write(raw_answer(why))
             self.force_close()
 
     def handle_error(
@@ -136,6 +135,10 @@ class Server(web.Server):
 
     def __call__(self) -> Connection:
         return Connection(self, loop=self._loop, **self._kwargs)
+
+    def is_full(self, beside: int = 0) -> bool:
+        """Whether it has more connections than can be told so; `beside`: those that are not its own yet."""
+        return len(self._connections) + beside > self.connections_max + max(self.connections_max // 10, 1)
 
     def sweep(self, head_seconds_max: float) -> None:
         """Turn away whoever began a head longer ago than that. To be called every second or so."""
@@ -254,7 +257,8 @@ def answer_refusal(why: Refusal, *, close: bool) -> web.Response:
     return answer(why.status, {"error": why.message}, why.headers.items(), close=close)
 
 
-def _raw(why: Refusal) -> bytes:
+def raw_answer(why: Refusal) -> bytes:
+    """The whole answer, for where there is no request."""
     body = orjson.dumps({"error": why.message})
     headers = "".join(f"{name}: {value}\r\n" for name, value in why.headers.items())
     return (

@@ -69,6 +69,18 @@ def head_too_slow(seconds: float) -> Refusal:
     return Refusal(408, "head_timeout", f"the request's head was not complete within {seconds:g} s")
 
 
+def no_tls() -> Refusal:
+    return Refusal(400, "no_tls", "TLS is spoken here: write https:// instead of http://")
+
+
+def tls_failed(why: str) -> Refusal:
+    return Refusal(400, "tls_failed", f"TLS was not agreed on: {why}")
+
+
+def tls_too_slow(seconds: float) -> Refusal:
+    return Refusal(408, "tls_timeout", f"TLS was not agreed on within {seconds:g} s")
+
+
 def body_too_slow(seconds: float) -> Refusal:
     return Refusal(408, "body_timeout", f"the body stood still for {seconds:g} s, or came slower than 64 KiB/s")
 

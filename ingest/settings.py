@@ -2,9 +2,10 @@
 
 import ipaddress
 import re
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 from chassis.settings import Settings, a_postgres_url
@@ -41,6 +42,11 @@ class IngestSettings(Settings):
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0: a free one")
     workers: int = Field(default=1, ge=1, le=64, description="receiver processes")
     share_port: bool = Field(default=False, description="listen beside another hookd on the same port")
+    tls_cert: Path | None = Field(
+        default=None,
+        description="file with the certificate, and its chain, in PEM: https is spoken; see hookd certificate",
+    )
+    tls_key: Path | None = Field(default=None, description="file with its private key in PEM, without a password")
     prefix: Annotated[str, AfterValidator(a_prefix)] = Field(
         default="", description="path before the source, such as /hooks"
     )
@@ -87,3 +93,10 @@ class IngestSettings(Settings):
         le=1_000_000,
         description="requests refused at the edge that are kept as failed events, a source; they can be judged again",
     )
+
+    @model_validator(mode="after")
+    def both_or_neither(self) -> Self:
+        """A receiver that was meant to speak TLS must not speak without it."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("HOOKD_TLS_CERT and HOOKD_TLS_KEY: set both, or neither")
+        return self

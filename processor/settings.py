@@ -13,7 +13,7 @@ class ProcessorSettings(Settings):
     """What `hookd processor` reads."""
 
     app: str | None = Field(
-        default=None, description="your handlers: a module, or a path to a .py file; several with commas between"
+        default=None, description="your handlers: a module, a package, or a path to a .py file; several with commas"
     )
     concurrency: int = Field(default=64, ge=1, le=1000, description="handlers that run at once")
     handler_timeout_seconds: float = Field(

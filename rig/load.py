@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -22,7 +23,7 @@ STORED = "SELECT id::text, payload FROM hookd.events WHERE source = $1"
 class Load:
     """Senders that POST until told to stop, each body once, and keep every answer.
 
-    `pause_seconds`: between an answer and the next POST of the same sender; 0: at once.
+    `pause_seconds`: between an answer and the next POST of the same sender; 0: at once. `tls`: whom it trusts.
     """
 
     url: str
@@ -30,6 +31,7 @@ class Load:
     pause_seconds: float = 0.0
     timeout_seconds: float = 10.0
     source: str = SOURCE
+    tls: ssl.SSLContext | None = None
     answered: dict[str, Number] = field(default_factory=dict)  # what was sent for each id answered with 200
     refused: set[Number] = field(default_factory=set)  # what was answered with a 4xx
     statuses: Counter[int] = field(default_factory=Counter)
@@ -71,10 +73,10 @@ class Load:
                     await asyncio.sleep(self.pause_seconds)
 
     async def _post(self, session: aiohttp.ClientSession, number: Number) -> None:
-        began = time.monotonic()
+        began, url = time.monotonic(), f"{self.url}/{self.source}"
         self.sent += 1
         try:
-            async with session.post(f"{self.url}/{self.source}", data=body_of(*number)) as answer:
+            async with session.post(url, data=body_of(*number), ssl=self.tls or True) as answer:
                 self.statuses[answer.status] += 1
                 if answer.status == 200:
                     self.answered[(await answer.json())["id"]] = number

@@ -7,6 +7,7 @@ import itertools
 import json
 import signal
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,6 +23,7 @@ from chassis.database import Connection, Database, DatabaseError
 from chassis.lifeline import Lifeline
 from chassis.settings import CommonSettings
 from chassis.sockets import open_listeners
+from chassis.tls import identity_of
 from ingest.replying import Make
 from ingest.server import serve
 from ingest.settings import IngestSettings
@@ -170,15 +172,53 @@ class Sender:
         self._socket.close()
 
 
+class TLSSender(Sender):
+    """The same over TLS."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._read = b""
+
+    @classmethod
+    async def over(cls, tls: ssl.SSLContext, port: int) -> "TLSSender":
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return cls(*await asyncio.open_connection("127.0.0.1", port, ssl=tls))
+
+    @property
+    def agreed(self) -> ssl.SSLObject:
+        """What TLS knows of the connection."""
+        found: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
+        return found
+
+    async def send(self, *parts: bytes) -> None:
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                for part in parts:
+                    self._writer.write(part)
+                    await self._writer.drain()
+
+    async def _receive(self) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            received = await self._reader.read(64 * KIB)
+        if not received:
+            raise EOFError(f"closed after {self._read!r}")
+        self._read += received
+
+    def close(self) -> None:
+        self._writer.transport.abort()
+
+
 @dataclass
 class Receiver:
     """Where a receiver listens, and how to talk to it."""
 
     port: int
     senders: list[Sender] = field(default_factory=list)
+    tls: ssl.SSLContext | None = None  # whom to trust, where https is spoken
 
     async def sender(self) -> Sender:
-        sender = await Sender.to(self.port)
+        sender = await (TLSSender.over(self.tls, self.port) if self.tls else Sender.to(self.port))
         self.senders.append(sender)
         return sender
 
@@ -237,6 +277,7 @@ async def receiving(
     grace_seconds: float = 5.0,
     secret_key: str = SECRET_KEY,
     replying: Callable[[CommonSettings, IngestSettings], Make] | None = None,
+    tls: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> AsyncIterator[Local]:
     """A receiver in this test's event loop, with sources stored that nobody registered unless told otherwise."""
@@ -251,10 +292,11 @@ async def receiving(
         leaving.enter_context(ours)
         lifeline = Lifeline(theirs.detach())
         common = CommonSettings(metrics_port=0, grace_seconds=grace_seconds, secret_key=SecretStr(secret_key))
-        ingest = IngestSettings(**settings)
-        make = replying(common, ingest) if replying is not None else None
-        work = serve(common, ingest, database, [listener], lifeline=lifeline, make_replying=make)
-        local = Local(listener.getsockname()[1], lifeline=ours, ended=asyncio.create_task(work))
+        chosen = IngestSettings(**settings)
+        identity = identity_of(chosen.tls_cert, chosen.tls_key)
+        make = replying(common, chosen) if replying is not None else None
+        work = serve(common, chosen, database, [listener], identity=identity, lifeline=lifeline, make_replying=make)
+        local = Local(listener.getsockname()[1], tls=tls, lifeline=ours, ended=asyncio.create_task(work))
         leaving.push_async_callback(_end, local)
         try:
             await first_of(local.get("/-/live"), local.ended)
@@ -276,7 +318,7 @@ async def _end(local: Local) -> None:
 
 def _give_back_signals() -> None:
     """Ctrl-C is for the test run to hear."""
-    for name in (signal.SIGTERM, signal.SIGINT):
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().remove_signal_handler(name)
 
 
@@ -301,13 +343,15 @@ class Remote(Receiver):
 
 
 @asynccontextmanager
-async def hookd_ingest(database_url: str, workers: int = 1, **settings: object) -> AsyncIterator[Remote]:
+async def hookd_ingest(
+    database_url: str, workers: int = 1, *, tls: ssl.SSLContext | None = None, **settings: object
+) -> AsyncIterator[Remote]:
     """A receiver as a user starts it, ready to be sent to; killed at the end, should it still run."""
     given = {name: str(value) for name, value in {"unknown_sources": "store", **settings}.items()}
     command = ("ingest", "--port", "0", "--workers", str(workers))
     async with hookd(*command, cwd=None, environment=None, database_url=database_url, **given) as process:
         listening = await process.logged("ingest.listening", workers)
-        remote = Remote(int(listening["url"].rpartition(":")[2]), hookd=process)
+        remote = Remote(int(listening["url"].rpartition(":")[2]), tls=tls, hookd=process)
         try:
             yield remote
         finally:

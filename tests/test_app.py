@@ -236,3 +236,169 @@ def test_app_by_the_environment(tmp_path: Path) -> None:
     """HOOKD_APP names the app as --app does."""
     refused = run("-P", "-m", "hookd", "processor", cwd=tmp_path, HOOKD_APP="nowhere.py")
     assert (refused.returncode, "there is no file" in refused.stderr) == (2, True)
+
+
+# --- several apps, and packages ---------------------------------------------------------------------------------------
+
+
+def handler_for(source: str) -> str:
+    return f'import hookd\n\n@hookd.on("{source}")\ndef take(event): ...\n'
+
+
+def sources_of(app: str, cwd: Path) -> list[str]:
+    """The sources that the handlers of an app take, in the order they were declared."""
+    return [line.split()[0] for line in load(app, cwd).splitlines() if line.split()[1] == "None"]
+
+
+def test_several_apps_are_one(tmp_path: Path) -> None:
+    """Named with commas, files and modules; spaces and an empty name between them mean nothing."""
+    write(tmp_path / "one.py", handler_for("one"))
+    write(tmp_path / "two.py", handler_for("two"))
+    write(tmp_path / "far" / "three.py", handler_for("three"))
+    assert sources_of("one.py, two,,far/three.py", tmp_path) == ["one", "two", "three"]
+
+
+def test_no_app_at_all(tmp_path: Path) -> None:
+    """Nothing but commas names none."""
+    assert "no app is named" in refusal(" , ", tmp_path)
+
+
+def test_a_package_is_all_its_modules(tmp_path: Path) -> None:
+    """Those of its sub-packages too, each once; but not what runs as a program."""
+    package = tmp_path / "company"
+    for name in ("__init__", "stripe", "below/__init__", "below/github", "below/deep/__init__", "below/deep/jira"):
+        write(package / f"{name}.py", handler_for(name.replace("/", ".").replace("__", "")))
+    write(package / "__main__.py", "raise SystemExit(3)\n")
+    write(package / "below" / "__main__.py", "raise SystemExit(3)\n")
+    write(package / "stripe.py", f"from company.below import github\n{handler_for('stripe')}")
+    found = sources_of("company", tmp_path)
+    assert sorted(found) == ["below.deep.init", "below.deep.jira", "below.github", "below.init", "init", "stripe"]
+    assert sources_of("company.below.deep", tmp_path) == ["init", "below.init", "below.deep.init", "below.deep.jira"]
+
+
+def test_a_folder_without_init_is_a_package_too(tmp_path: Path) -> None:
+    """As Python has it."""
+    write(tmp_path / "hooks" / "stripe.py", handler_for("stripe"))
+    assert sources_of("hooks", tmp_path) == ["stripe"]
+
+
+def test_a_module_of_a_package_that_fails(tmp_path: Path) -> None:
+    """It is named with its file and line, and so is every other that does."""
+    write(tmp_path / "company" / "__init__.py", "")
+    write(tmp_path / "company" / "good.py", handler_for("good"))
+    write(tmp_path / "company" / "bad.py", "1 / 0\n")
+    write(tmp_path / "company" / "worse.py", "import missing\n")
+    assert refusal("company", tmp_path).splitlines() == [
+        f"company.bad does not import: ZeroDivisionError: division by zero ({tmp_path / 'company' / 'bad.py'}:1)",
+        f"company.worse does not import: No module named 'missing' ({tmp_path / 'company' / 'worse.py'}:1)",
+    ]
+
+
+def test_faults_of_all_apps_are_told_together(tmp_path: Path) -> None:
+    """What does not import, what is not there, what clashes, what is no handler: all at once."""
+    broken = write(tmp_path / "broken.py", "1 / 0\n")
+    first = write(tmp_path / "first.py", handler_for("github"))
+    second = write(tmp_path / "second.py", handler_for("github"))
+    wrong = write(tmp_path / "wrong.py", 'import hookd\n\n@hookd.on("x")\ndef f(): ...\n')
+    said = refusal("broken.py,nowhere.py,missing,first.py,second.py,wrong.py", tmp_path).splitlines()
+    assert said[:3] == [
+        f"{broken} does not import: ZeroDivisionError: division by zero ({broken}:1)",
+        f"there is no file {tmp_path / 'nowhere.py'}",
+        f"there is no module missing (looked in {tmp_path} and the environment)",
+    ]
+    assert f"{wrong}:3: a handler takes at least one argument, the event" in said[3]
+    assert said[4] == f"{first}:3 and {second}:3 both take every event of 'github'"
+    assert len(said) == 5
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        "app.py,app.py",
+        "app.py,./app.py",
+        "app.py,../here/app.py",
+        "app.py,../link/app.py",
+        "app,app",
+        "app,app.py",
+        "app.py,app",
+        "company,company.app",
+        "company.app,company",
+        "company,company/app.py",
+        "company/app.py,company",
+    ],
+)
+def test_an_app_that_is_named_twice_is_loaded_once(tmp_path: Path, app: str) -> None:
+    """However it is named: as a path, by another way to the same file, as a module, as part of a package."""
+    here = tmp_path / "here"
+    code = f"from pathlib import Path\nPath('loaded').open('a').write('x')\n{handler_for('github')}"
+    write(here / "app.py", code)
+    write(here / "company" / "__init__.py", "")
+    write(here / "company" / "app.py", code)
+    (tmp_path / "link").symlink_to("here")
+    assert sources_of(app, here) == ["github"]
+    assert (here / "loaded").read_text() == "x"
+
+
+def test_a_file_that_fails_is_told_once(tmp_path: Path) -> None:
+    """Also when it is named twice."""
+    write(tmp_path / "broken.py", "1 / 0\n")
+    assert refusal("broken.py,./broken.py", tmp_path).count("ZeroDivisionError") == 1
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    """Of two folders, they are two apps."""
+    write(tmp_path / "a" / "handlers.py", handler_for("one"))
+    write(tmp_path / "b" / "handlers.py", handler_for("two"))
+    assert load("a/handlers.py,b/handlers.py", tmp_path).splitlines() == ["one None take def", "two None take def"]
+
+
+def test_neighbours_of_one_name_are_told(tmp_path: Path) -> None:
+    """`import helper` finds one of two files of that name, whoever imports: which, is said."""
+    for folder in ("a", "b"):
+        write(tmp_path / folder / "handlers.py", handler_for(folder))
+        write(tmp_path / folder / "helper.py", "")
+    warning, *handlers = load("a/handlers.py,b/handlers.py", tmp_path).splitlines()
+    assert len(handlers) == 2
+    assert "app.names_taken" in warning
+    assert "files=helper.py" in warning
+    assert f"finds those in {tmp_path / 'a'} of these names" in warning
+
+
+def test_the_command_takes_several(tmp_path: Path) -> None:
+    """--app may be repeated, on `hookd processor` and `hookd up` alike; both faults are told."""
+    url = "postgresql://nobody@localhost:1/nothing"
+    arguments = ("--app", "nowhere.py", "--app", "missing")
+    refused = run("-P", "-m", "hookd", "processor", *arguments, cwd=tmp_path, HOOKD_DATABASE_URL=url)
+    assert refused.returncode == 2
+    assert "there is no file" in refused.stderr
+    assert "there is no module missing" in refused.stderr
+    for command in ("processor", "up"):
+        shown = run("-P", "-m", "hookd", command, "--help", cwd=tmp_path)
+        assert "repeatable [HOOKD_APP]" in " ".join(shown.stdout.split())
+
+
+FOLDERS = """
+import sys
+from processor.handling.app import folders_of
+print(*folders_of(sys.argv[1]), sep="\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    ("app", "folders"),
+    [
+        ("app.py", ["."]),
+        ("app", ["."]),
+        ("yet_to_come", ["."]),
+        ("company", ["company"]),
+        ("company.deep.app", ["company"]),
+        ("company/deep/app.py,app.py,other.py", ["company/deep", "."]),
+    ],
+)
+def test_where_an_app_s_files_are(tmp_path: Path, app: str, folders: list[str]) -> None:
+    """A file's folder, a module's, a package's own; known without importing any of it."""
+    write(tmp_path / "app.py", "1 / 0\n")
+    write(tmp_path / "company" / "__init__.py", "1 / 0\n")
+    write(tmp_path / "company" / "deep" / "app.py", "1 / 0\n")
+    found = run("-P", "-c", FOLDERS, app, cwd=tmp_path)
+    assert found.stdout.split() == [str(tmp_path / folder) for folder in folders], found.stderr

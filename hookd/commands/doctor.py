@@ -1,9 +1,11 @@
 """hookd doctor: is all well? Every provider is tried against the receiver and the processor that run."""
 
 import asyncio
+import ssl
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
@@ -11,11 +13,12 @@ from chassis.database import Database, Unavailable, open_database
 from chassis.vault import Vault, VaultError, open_vault
 from hookd import show
 from hookd.client import Client, Place, Unreachable
-from hookd.commands.send import place_from
+from hookd.commands.send import place_from, trust_from
 from hookd.configuration import configure
 from hookd.doctor.environment import Check, examine
 from hookd.doctor.store import Store
 from hookd.doctor.visit import Finding, Tell, Unknown, visit
+from hookd.options import ca_option
 from protocol.providers import PROVIDERS
 
 NEEDED = ("database", "secret key", "receiver", "processor")  # without any of them there is nothing to try
@@ -29,13 +32,14 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.option("--to", metavar="URL", help="The receiver; default: http://HOOKD_HOST:HOOKD_PORT and HOOKD_PREFIX.")
+@click.option("--to", metavar="URL", help="The receiver; default: HOOKD_HOST, HOOKD_PORT and HOOKD_PREFIX.")
+@ca_option
 @click.option(
     "--provider", "chosen", multiple=True, type=click.Choice(sorted(PROVIDERS)), metavar="NAME", help="Only this one's."
 )
 @click.option("--json", "is_json", is_flag=True, help="One JSON object.")
 @click.option("--keep", is_flag=True, help="Leave the probes and their events to be looked at, until the next doctor.")
-def command(to: str | None, chosen: tuple[str, ...], is_json: bool, keep: bool) -> int:
+def command(to: str | None, ca: Path | None, chosen: tuple[str, ...], is_json: bool, keep: bool) -> int:
     """Look at database, clocks, keys, receiver and processor; then register a probe for every provider, send it good,
     copied, forged and old deliveries and its handshake, and see what becomes of them.
 
@@ -43,6 +47,7 @@ def command(to: str | None, chosen: tuple[str, ...], is_json: bool, keep: bool) 
     """
     configuration = configure(log_level="error")
     place = place_from(to, configuration)
+    trusted = trust_from(ca, place, configuration)
     names = list(chosen) if chosen else list(PROVIDERS)
     vault = open_vault(configuration.common)
     checks: list[Check] = []
@@ -50,7 +55,7 @@ def command(to: str | None, chosen: tuple[str, ...], is_json: bool, keep: bool) 
     trouble = ""
     try:
         with open_database(configuration.common) as database, progress() as tell:
-            asyncio.run(see(database, place, vault, names, checks, found, keep=keep, tell=tell))
+            asyncio.run(see(database, place, trusted, vault, names, checks, found, keep=keep, tell=tell))
     except Unavailable as error:
         checks = checks or [Check("database", False, str(error))]
         trouble = str(error)
@@ -63,6 +68,7 @@ def command(to: str | None, chosen: tuple[str, ...], is_json: bool, keep: bool) 
 async def see(
     database: Database,
     place: Place,
+    trusted: ssl.SSLContext | None,
     vault: Vault,
     names: Sequence[str],
     checks: list[Check],
@@ -73,7 +79,7 @@ async def see(
 ) -> None:
     """Fill in what is seen, as it is seen: what comes before a failure is told too."""
     store = Store(database)
-    async with Client(place) as client:
+    async with Client(place, trusted) as client:
         try:
             checks += await examine(store, client, vault)
             if all(check.ok for check in checks if check.name in NEEDED):

@@ -3,6 +3,7 @@
 import os
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,8 +13,9 @@ from chassis import logs, sockets
 from chassis.database import Database
 from chassis.lifeline import Lifeline
 from hookd.configuration import Configuration, configure, database_of
+from hookd.options import joined, tls_options
 from hookd.replying.app import replies
-from hookd.supervise import open_listeners, receivers, supervise
+from hookd.supervise import has_identity, identity_from, open_listeners, receivers, supervise
 from ingest.replying import Make
 from ingest.server import serve
 
@@ -25,6 +27,7 @@ Examples:
   hookd ingest --port 8080
   hookd ingest --host 0.0.0.0 --workers 2
   hookd ingest --app handlers.py        (answers by those of its handlers that have reply=True)
+  hookd ingest --tls-cert hookd-cert.pem --tls-key hookd-key.pem     (hookd certificate makes both)
   curl -d '{"hello":"world"}' localhost:8080/demo
 """
 
@@ -33,8 +36,12 @@ Examples:
 @click.option("--host", help="Address to listen on [HOOKD_HOST].")
 @click.option("--port", type=int, help="Port to listen on; 0: a free one [HOOKD_PORT].")
 @click.option("--workers", type=int, help="Receiver processes [HOOKD_WORKERS].")
-@click.option("--app", help="Handlers, of which those with reply=True answer in the request [HOOKD_APP].")
+@click.option(
+    "--app", multiple=True, callback=joined,
+    help="Handlers, of which those with reply=True answer in the request; repeatable [HOOKD_APP].",
+)  # fmt: skip
 @click.option("--share-port", is_flag=True, default=None, help="Listen beside another hookd on the same port.")
+@tls_options
 @click.option("--listen-fd", type=int, hidden=True)
 @click.option("--lifeline-fd", type=int, hidden=True)
 @click.option("--slot", type=int, default=1, hidden=True)
@@ -44,6 +51,8 @@ def command(
     workers: int | None,
     app: str | None,
     share_port: bool | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
     listen_fd: int | None,
     lifeline_fd: int | None,
     slot: int,
@@ -53,9 +62,13 @@ def command(
     With an app that replies, requests of its sources are answered by their handlers, once the row is committed. One
     with faults is refused; named by HOOKD_APP alone it is told in the log, and all is stored as without it.
 
-    SIGTERM or Ctrl-C: open requests are served to their end. SIGHUP: workers are replaced one by one.
+    SIGTERM or Ctrl-C: open requests are served to their end. SIGHUP: workers are replaced one by one; a single one
+    reads certificate and key again.
     """
-    configuration = configure(host=host, port=port, workers=workers, app=app, share_port=share_port)
+    configuration = configure(
+        host=host, port=port, workers=workers, app=app, share_port=share_port, tls_cert=tls_cert, tls_key=tls_key
+    )
+    identity = identity_from(configuration)
     sockets.raise_open_files_limit()
     try:
         listeners = [sockets.adopt(listen_fd)] if listen_fd is not None else open_listeners(configuration)
@@ -64,7 +77,8 @@ def command(
     if configuration.ingest.workers > 1 and listen_fd is None:
         with database_of(configuration.common):
             children = receivers(configuration, listeners, app)
-            return supervise(children, configuration.common.grace_seconds, rolling=True)
+            may_roll = partial(has_identity, configuration)
+            return supervise(children, configuration.common.grace_seconds, may_roll=may_roll)
     dispatch = replying_app(app, configuration.processor.app)
     lifeline = Lifeline(lifeline_fd) if lifeline_fd is not None else None
     with database_of(configuration.common) as database:
@@ -72,7 +86,7 @@ def command(
         uvloop.run(
             serve(
                 configuration.common, configuration.ingest, database, listeners,
-                slot=slot, lifeline=lifeline, make_replying=replying,
+                identity=identity, slot=slot, lifeline=lifeline, make_replying=replying,
             )
         )  # fmt: skip
     if dispatch is not None:

@@ -1,8 +1,10 @@
 """hookd processor: the scheduled processor."""
 
+import asyncio
 import os
 import re
 import sys
+from typing import NoReturn
 
 import click
 import uvloop
@@ -10,7 +12,10 @@ import uvloop
 from chassis import logs
 from chassis.database import Database
 from chassis.lifeline import Lifeline
+from chassis.supervisor import Child
 from hookd.configuration import Configuration, configure, database_of
+from hookd.options import app_option
+from hookd.reload import GRACE_SECONDS_MAX, keep_fresh, require_watchfiles
 from processor.daemon import once, run
 from processor.handling import app as apps
 from processor.handling.dispatch import Dispatch
@@ -19,11 +24,12 @@ from processor.registry import Unjudgeable
 EPILOG = """\b
 Examples:
   hookd processor --app handlers.py
-  hookd processor --app mycompany.webhooks --concurrency 16
+  hookd processor --app mycompany.webhooks --app billing/handlers.py --concurrency 16
+  hookd processor --app handlers.py --reload
   * * * * * hookd processor --app /srv/handlers.py --once      (a crontab line)
 
 \b
-An app is a Python module or file:
+An app is a Python module, a package with its modules, or a file:
   import hookd
 
   @hookd.on("github", event="push")
@@ -45,34 +51,65 @@ class Seconds(click.ParamType[float]):
 
 
 @click.command(epilog=EPILOG)
-@click.option("--app", help="Your handlers: a module, or a path to a .py file [HOOKD_APP].")
+@app_option
 @click.option("--concurrency", type=int, help="Handlers that run at once [HOOKD_CONCURRENCY].")
 @click.option("--once", "is_once", is_flag=True, help="Drain what is due now, then end: for cron or a systemd timer.")
 @click.option(
     "--for", "for_seconds", type=Seconds(), default=50.0, show_default="50s", help="With --once: at most so long."
 )
+@click.option(
+    "--reload", "is_reload", is_flag=True, help="Development: start anew when a Python file of the app changes."
+)
+@click.option("--grace-seconds", type=float, hidden=True)
 @click.option("--lifeline-fd", type=int, hidden=True)
 def command(
-    app: str | None, concurrency: int | None, is_once: bool, for_seconds: float, lifeline_fd: int | None
-) -> None:
+    app: str | None,
+    concurrency: int | None,
+    is_once: bool,
+    for_seconds: float,
+    is_reload: bool,
+    grace_seconds: float | None,
+    lifeline_fd: int | None,
+) -> int:
     """Run the scheduled processor: claim what is due, run your handlers, settle.
 
     SIGTERM or Ctrl-C: running handlers may end, the rest is handed back. With --once one summary line is printed; exit
-    code 1 when the database is away.
+    code 1 when the database is away. With --reload events wait while the app does not import.
     """
-    configuration = configure(app=app, concurrency=concurrency)
+    if is_once and is_reload:
+        raise click.UsageError("--once or --reload, not both")
+    configuration = configure(app=app, concurrency=concurrency, grace_seconds=grace_seconds)
     app = configuration.processor.app
     if app is None:
         raise click.UsageError("no app: name your handlers with --app or HOOKD_APP (hookd up has a demo built in)")
+    lifeline = Lifeline(lifeline_fd) if lifeline_fd is not None else None
+    if is_reload:
+        return _reload(configuration, app, lifeline)
+    return _run(configuration, app, for_seconds if is_once else None, lifeline)
+
+
+def _reload(configuration: Configuration, app: str, lifeline: Lifeline | None) -> int:
+    require_watchfiles()
+    try:
+        folders = apps.folders_of(app)
+    except apps.AppError as error:
+        raise click.UsageError(str(error)) from None
+    grace_seconds = min(configuration.common.grace_seconds, GRACE_SECONDS_MAX)
+    concurrency = str(configuration.processor.concurrency)
+    words = ("processor", "--app", app, "--concurrency", concurrency, "--grace-seconds", str(grace_seconds))
+    with database_of(configuration.common):  # an embedded server stays up from one life to the next
+        return asyncio.run(keep_fresh(Child("processor", words), folders, lifeline, grace_seconds=grace_seconds))
+
+
+def _run(configuration: Configuration, app: str, for_seconds: float | None, lifeline: Lifeline | None) -> NoReturn:
     try:
         dispatch = apps.load(app)
     except apps.AppError as error:
         raise click.UsageError(str(error)) from None
     logs.share()
-    lifeline = Lifeline(lifeline_fd) if lifeline_fd is not None else None
     with database_of(configuration.common) as database:
         try:
-            code = uvloop.run(_work(configuration, database, dispatch, app, for_seconds if is_once else None, lifeline))
+            code = uvloop.run(_work(configuration, database, dispatch, app, for_seconds, lifeline))
         except Unjudgeable as error:
             raise click.ClickException(str(error)) from None
     sys.stdout.flush()

@@ -1,6 +1,7 @@
 """hookd send: a delivery as a sender would send it, signed."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ import orjson
 from chassis.settings import environment
 from chassis.vault import open_vault
 from hookd import show
-from hookd.client import Answer, Client, Place, Unreachable, place_by, place_of
+from hookd.client import Answer, Client, Place, Unreachable, Untrusted, place_by, place_of, trust
 from hookd.configuration import Configuration, configure, database_of
 from hookd.doctor.store import Store
-from hookd.options import Text
+from hookd.options import Text, ca_option
 from protocol.providers import PROVIDERS
 from protocol.providers.provider import Provider
 from protocol.request import SOURCE, Request
@@ -35,6 +36,7 @@ Examples:
   hookd send payments --provider stripe --secret-env STRIPE_SECRET --twice
   hookd send github --bad-signature          to see it refused
   hookd send github --to https://hooks.example.com
+  hookd send github --to https://localhost:8080 --ca hookd-cert.pem
 """
 
 
@@ -68,7 +70,8 @@ class Sender:
 @click.option("--twice", is_flag=True, help="The same delivery two times, as a retry comes.")
 @click.option("--chunked", is_flag=True, help="In chunks, with no length told.")
 @click.option("--size", type=click.IntRange(1, BODY_BYTES_MAX), metavar="N", help="With a body of exactly N bytes.")
-@click.option("--to", metavar="URL", help="The receiver; default: http://HOOKD_HOST:HOOKD_PORT and HOOKD_PREFIX.")
+@click.option("--to", metavar="URL", help="The receiver; default: HOOKD_HOST, HOOKD_PORT and HOOKD_PREFIX.")
+@ca_option
 @click.option("--json", "is_json", is_flag=True, help="One JSON object for each delivery.")
 def command(
     source: str,
@@ -82,6 +85,7 @@ def command(
     chunked: bool,
     size: int | None,
     to: str | None,
+    ca: Path | None,
     is_json: bool,
 ) -> int:
     """Send a realistic delivery, signed as its sender would, and print what is answered.
@@ -94,6 +98,7 @@ def command(
         raise click.UsageError(f"{source!r}: expected a source's name: [a-z0-9][a-z0-9._-]{{0,63}}")
     configuration = configure()
     place = place_from(to, configuration)
+    trusted = trust_from(ca, place, configuration)
     given = secret_from(secret_file, secret_env)
     registered = None if provider and (given or signs_nothing(provider)) else look_up(configuration, source)
     sender = sender_for(source, provider, given, registered)
@@ -112,9 +117,11 @@ def command(
     for _ in range(2 if twice else 1):
         try:
             request = make()
-            answer = asyncio.run(deliver(place, request, chunked=chunked))
+            answer = asyncio.run(deliver(place, trusted, request, chunked=chunked))
         except ValueError as error:
             raise click.UsageError(str(error)) from None
+        except Untrusted as error:
+            raise click.ClickException(str(error)) from None
         except Unreachable as error:
             raise click.ClickException(f"{error}; start a receiver with hookd up or hookd ingest") from None
         report(sender, request, answer, is_json=is_json)
@@ -133,6 +140,16 @@ def place_from(to: str | None, configuration: Configuration) -> Place:
         return place_of(to) if to else place_by(configuration.ingest)
     except ValueError as error:
         raise click.UsageError(f"--to: {error}" if to else str(error)) from None
+
+
+def trust_from(ca: Path | None, place: Place, configuration: Configuration) -> ssl.SSLContext | None:
+    """Who may have signed the receiver's certificate. The one that the settings have it show is trusted as it is."""
+    if not place.is_https:
+        return None
+    try:
+        return trust(ca or configuration.ingest.tls_cert)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def secret_from(file: Path | None, variable: str | None) -> str | None:
@@ -225,8 +242,8 @@ def notes_on(provider: Provider, fault: Fault | None) -> tuple[str, ...]:
     return ()
 
 
-async def deliver(place: Place, request: Request, *, chunked: bool) -> Answer:
-    async with Client(place) as client:
+async def deliver(place: Place, trusted: ssl.SSLContext | None, request: Request, *, chunked: bool) -> Answer:
+    async with Client(place, trusted) as client:
         return await client.send(request, chunked=chunked)
 
 

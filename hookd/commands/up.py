@@ -1,7 +1,9 @@
 """hookd up: everything on this machine."""
 
+import shlex
 import socket
 import subprocess
+from pathlib import Path
 
 import click
 
@@ -9,8 +11,10 @@ from chassis import sockets
 from chassis.settings import data_folder
 from chassis.supervisor import HOOKD, Child
 from hookd.configuration import Configuration, configure, database_of
+from hookd.options import app_option, tls_options
+from hookd.reload import require_watchfiles
 from hookd.replying.app import replies
-from hookd.supervise import open_listeners, receivers, supervise
+from hookd.supervise import identity_from, open_listeners, receivers, supervise
 
 DEMO = "hookd.demo"
 
@@ -18,6 +22,7 @@ EPILOG = """\b
 Examples:
   hookd up
   hookd up --app handlers.py --port 8000
+  hookd up --app handlers.py --reload        (while you write them)
   HOOKD_DATABASE_URL=postgresql://me@db/app hookd up --host 0.0.0.0 --workers 2
 """
 
@@ -26,15 +31,34 @@ Examples:
 @click.option("--host", help="Address to listen on [HOOKD_HOST].")
 @click.option("--port", type=int, help="Port to listen on; 0: a free one [HOOKD_PORT].")
 @click.option("--workers", type=int, help="Receiver processes [HOOKD_WORKERS].")
-@click.option("--app", help="Your handlers: a module, or a path to a .py file [HOOKD_APP]; without it each is logged.")
+@tls_options
+@app_option
 @click.option("--concurrency", type=int, help="Handlers that run at once [HOOKD_CONCURRENCY].")
-def command(host: str | None, port: int | None, workers: int | None, app: str | None, concurrency: int | None) -> int:
+@click.option(
+    "--reload", "is_reload", is_flag=True, help="Development: take up each change of a Python file of the app."
+)
+def command(
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    app: str | None,
+    concurrency: int | None,
+    is_reload: bool,
+) -> int:
     """Run everything on this machine: the database, unless HOOKD_DATABASE_URL names one, its migration, the receiver
-    and the processor. A child that dies is started again.
+    and the processor. Without an app each event is logged. A child that dies is started again.
 
     SIGTERM or Ctrl-C: open requests and running handlers may end, then all stop; a second one ends them at once.
     """
-    configuration = configure(host=host, port=port, workers=workers, app=app, concurrency=concurrency)
+    configuration = configure(
+        host=host, port=port, workers=workers, tls_cert=tls_cert, tls_key=tls_key, app=app, concurrency=concurrency
+    )
+    identity_from(configuration)
+    if is_reload:
+        require_app(configuration)
+        require_watchfiles()
     sockets.raise_open_files_limit()
     listeners = open_listeners(configuration)
     with database_of(configuration.common):
@@ -44,33 +68,43 @@ def command(host: str | None, port: int | None, workers: int | None, app: str | 
         greet(configuration, listeners)
         app = configuration.processor.app
         replying = app if app and replies(app) else ""
-        children = [*receivers(configuration, listeners, replying), processor(configuration)]
-        return supervise(children, configuration.common.grace_seconds, rolling=False)
+        children = [
+            *receivers(configuration, listeners, replying), processor(configuration, is_reload=is_reload),
+        ]  # fmt: skip
+        return supervise(children, configuration.common.grace_seconds)
 
 
-def processor(configuration: Configuration) -> Child:
+def require_app(configuration: Configuration) -> None:
+    if configuration.processor.app is None:
+        raise click.UsageError(
+            "--reload: there is nothing of yours to watch, name your handlers with --app or HOOKD_APP"
+        )
+
+
+def processor(configuration: Configuration, *, is_reload: bool) -> Child:
     settings = configuration.processor
-    return Child("processor", ("processor", "--app", settings.app or DEMO, "--concurrency", str(settings.concurrency)))
+    words = ("processor", "--app", settings.app or DEMO, "--concurrency", str(settings.concurrency))
+    return Child("processor", (*words, "--reload") if is_reload else words)
 
 
 def greet(configuration: Configuration, listeners: list[socket.socket]) -> None:
     """Where to POST, and how to look."""
-    common = configuration.common
-    url = url_of(listeners[0]) + configuration.ingest.prefix
+    common, certificate = configuration.common, configuration.ingest.tls_cert
+    url = url_of(listeners[0], https=certificate is not None) + configuration.ingest.prefix
+    trusting = f"--cacert {shlex.quote(str(certificate))} " if certificate else ""
     rows = "HOOKD_DATABASE_URL" if common.database_url else f"PostgreSQL in {data_folder(common.data_dir)}"
     app = configuration.processor.app or f"{DEMO}, which logs them: name your own with --app"
     click.echo(
         f"hookd takes webhooks at {url}/<source> and keeps them in {rows}\n"
         f"handlers: {app}\n\n"
-        f'  curl -d \'{{"hello":"world"}}\' {url}/demo\n'
+        f'  curl {trusting}-d \'{{"hello":"world"}}\' {url}/demo\n'
         "  hookd status\n"
         "  hookd events\n\n"
         "Ctrl-C stops everything."
     )
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, *, https: bool) -> str:
     """One that works on this machine."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what it listens on
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = sockets.url_of(listener, https=https)
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from chassis.vault import Vault, VaultError
-from hookd.client import Client, Unreachable
+from hookd.client import Client, Unreachable, Untrusted
 from hookd.doctor.store import Store
 from hookd.show import duration
 from protocol.request import Request
@@ -79,6 +79,8 @@ async def receiver(client: Client) -> Check:
     place = client.place
     try:
         answer = await client.send(Request("GET", "/-/ready", [("Host", place.host)], b""))
+    except Untrusted as error:
+        return Check("receiver", False, str(error))
     except Unreachable as error:
         return Check("receiver", False, f"{error}; start hookd up or hookd ingest, or name it with --to")
     if answer.status == 503:
