@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from benchmarks.bench import Bench
 from benchmarks.drain import MICROSECONDS, Run, drained_by_hookd, unsettled, warm
@@ -147,8 +147,7 @@ async def settle(url: str, store: Store, events: int) -> None:
 
 async def add_fresh(connection: Connection) -> None:
     """Events that are due from now on."""
-    soon = datetime.now(UTC) + timedelta(milliseconds=1)
-    rows = list(seed.rows(soon, 0, FRESH_ROWS))
+    rows = list(seed.rows(datetime.now(UTC), 0, FRESH_ROWS))
     await connection.copy_records_to_table("events", schema_name="hookd", columns=seed.COLUMNS, records=rows)
 
 

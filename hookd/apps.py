@@ -1,6 +1,5 @@
-"""The user's app, as commands are told it: by --app, which may be there several times, else by HOOKD_APP."""
+"""The user's app, as commands load it and speak of it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -9,19 +8,6 @@ from chassis import logs
 from processor.handling import app as apps
 from processor.handling.dispatch import Dispatch
 from processor.handling.handler import Handler
-
-
-def together(context: click.Context, option: click.Parameter, names: Sequence[str]) -> str | None:
-    """Several in the one setting that holds them; None: as the settings say."""
-    return apps.BETWEEN.join(names) or None
-
-
-app_option = click.option(
-    "--app",
-    multiple=True,
-    callback=together,
-    help="Your handlers: a module, a package, or a path to a .py file; may be repeated [HOOKD_APP].",
-)
 
 
 def loaded(app: str | None) -> Dispatch:

@@ -16,10 +16,11 @@ from uuid import UUID, uuid4
 from hookd.store import trial_transaction
 from processor import trial
 from processor.handling import declare
-from processor.handling.body import File, form_body
+from processor.handling.body import File
 from processor.handling.declare import Declaration
 from processor.handling.dispatch import Choice, Dispatch
 from processor.handling.event import Event
+from processor.handling.forms import form_body
 from processor.handling.handler import WrongHandlers, handler_of
 from processor.handling.reasons import why_not
 from processor.outcome import Outcome

@@ -61,7 +61,7 @@ async def serve(
     parts = Parts(common, settings, database, identity, slot, make_replying)
     await parts.look_around()
     stop = Stop().hear_signals(identity.load_again if identity else None)
-    async with parts.at_work(stop.watch(lifeline), _until_stuck(parts.replying, stop, lifeline)):
+    async with parts.at_work(stop, lifeline):
         grace_left = await _listen_until(stop, parts, listeners, common.grace_seconds)
         if parts.replying is not None:
             await parts.replying.stop(grace_left, stop.hurry)
@@ -113,19 +113,21 @@ class Parts:
         self._knowledge.require_usable()
 
     @asynccontextmanager
-    async def at_work(self, *others: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-        """Writing, learning, hinting and counting, and `others` beside, until the block ends."""
+    async def at_work(self, stop: Stop, lifeline: Lifeline | None) -> AsyncIterator[None]:
+        """Writing, learning, hinting and counting, and hearing when to stop, until the block ends."""
         replies = self.replying.at_work() if self.replying is not None else nullcontext()
         async with replies, asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in (*self._chores(), *others)]
+            tasks = [group.create_task(work) for work in self._chores(stop, lifeline)]
             yield
             await self._keeping.finish()
             for task in tasks:
                 task.cancel()
         self._tally.summarize()
 
-    def _chores(self) -> Iterator[Coroutine[Any, Any, None]]:
+    def _chores(self, stop: Stop, lifeline: Lifeline | None) -> Iterator[Coroutine[Any, Any, None]]:
         lanes = self._lanes.values()
+        yield stop.watch(lifeline)
+        yield _until_stuck(self.replying, stop, lifeline)
         yield from (lane.run() for lane in lanes)
         yield self._knowledge.run()
         yield self._side.send_hints()

@@ -7,7 +7,7 @@ from processor import outcome
 from processor.handling.dispatch import UNDECIDED, Choice, Dispatch, Undecided
 from processor.handling.event import Event
 from processor.handling.handler import Handler
-from processor.outcome import WAITS, Ending, Outcome
+from processor.outcome import PROCESSED, RETURNED, WAITS, Ending, Outcome
 from processor.settings import ProcessorSettings
 from processor.store import Claimed
 
@@ -69,6 +69,8 @@ class Chooser:
 
     def conclude(self, claimed: Claimed, ending: Ending) -> Outcome:
         """What becomes of it after a run that ended so."""
+        if ending is RETURNED:
+            return PROCESSED
         choice = claimed.choice
         waits = choice.handler.waits if isinstance(choice, Choice) else None
         return outcome.conclude(ending, claimed.row["attempts"], self.attempts_max(claimed), waits=waits or WAITS)

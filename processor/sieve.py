@@ -71,8 +71,9 @@ class Sieve:
     async def sift_late(self, claimed: Claimed, body: bytes) -> Outcome | None:
         """The same for one that was marked. Raises Unavailable."""
         source = self._registry.sources.get(claimed.row["source"])
-        if source is None:
-            return None  # it was removed meanwhile
+        if source is None:  # it was removed meanwhile
+            claimed.unsifted = False
+            return None
         if fetches(source):
             ended = await self._judge_amazons(claimed, source, body)
         else:  # a large body: hashing and parsing it takes a while

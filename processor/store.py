@@ -75,6 +75,8 @@ UPDATE hookd.events e
        reason = CASE WHEN fit.died THEN '{DIED}' ELSE e.reason END
   FROM fit
  WHERE e.id = fit.id AND e.id = ANY(ARRAY(SELECT id FROM fit))
+   AND e.id >= (SELECT id FROM fit ORDER BY id LIMIT 1) -- an array leaves out no day, bounds do
+   AND e.id <= (SELECT id FROM fit ORDER BY id DESC LIMIT 1)
 RETURNING (SELECT revision FROM hookd.registry WHERE one) AS revision, e.id, e.claims, e.attempts, fit.died, e.reason,
           fit.bytes, e.source, e.event_type, e.delivery_id, e.verdict, e.replayed,
           date_part('epoch', e.received_at) AS received_epoch, date_part('epoch', now() - e.received_at) AS age_seconds,

@@ -9,7 +9,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from processor.handling.dispatch import Choice
+from processor.chooser import Chooser
+from processor.handling.dispatch import Choice, Dispatch
 from processor.handling.event import Event
 from processor.handling.handler import Handler
 from processor.outcome import RETURNED, WAITS, Ending, Outcome, conclude, ended_with, timed_out
@@ -25,11 +26,8 @@ class Terms(NamedTuple):
 
     @classmethod
     def of(cls, handler: Handler, settings: ProcessorSettings) -> "Terms":
-        return cls(
-            handler.timeout_seconds or settings.handler_timeout_seconds,
-            handler.attempts_max or settings.attempts_max,
-            handler.waits or WAITS,
-        )
+        timeout_seconds = Chooser(Dispatch(()), settings).timeout_seconds(Choice(handler, {}))
+        return cls(timeout_seconds, handler.attempts_max or settings.attempts_max, handler.waits or WAITS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,10 @@ class Hookd:
         return {**os.environ, "HOOKD_METRICS_PORT": "0", **self.settings}
 
 
+# Whoever asks for the first command: its nursery serves all others too, those whose lines are counted among them.
+MEASURING = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+
+
 class Nursery:
     """Where commands are born that have all their imports already (see tests/nursery.py)."""
 
@@ -106,7 +110,7 @@ class Nursery:
         command = (sys.executable, "-P", "-m", "tests.nursery")
         path = {"PYTHONPATH": str(Path(__file__).parents[1])}
         self._process = subprocess.Popen(
-            command, env=os.environ | path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, env=os.environ | path | MEASURING, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def run(self, asked: Mapping[str, object]) -> int:

@@ -187,6 +187,33 @@ def test_a_file_of_a_name_of_ours(tmp_path: Path, name: str) -> None:
     assert said in load(name, tmp_path)
 
 
+def a_handler(source: str) -> str:
+    return f'import hookd\n@hookd.on("{source}")\ndef {source}(event): ...\n'
+
+
+def test_several_apps(tmp_path: Path) -> None:
+    """With commas between, modules and files; one that is named twice is one."""
+    write(tmp_path / "one.py", a_handler("one"))
+    write(tmp_path / "two.py", a_handler("two"))
+    for apps in ("one.py,two", " one.py , two.py,, one.py", "one,./two.py,"):
+        assert [line.split()[0] for line in load(apps, tmp_path).splitlines()] == ["one", "two"]
+    write(tmp_path / "broken.py", "1 / 0\n")
+    assert refusal("broken.py,one.py,nowhere", tmp_path).splitlines() == [
+        f"{tmp_path / 'broken.py'} does not import: ZeroDivisionError: division by zero ({tmp_path / 'broken.py'}:1)",
+        f"there is no module nowhere (looked in {tmp_path} and the environment)",
+    ]
+    for nothing in ("", " , "):
+        assert refusal(nothing, tmp_path) == "no app is named: a module, or a path to a .py file"
+
+
+def test_files_that_ours_hide_are_told_once(tmp_path: Path) -> None:
+    """Not once for each module of a package."""
+    write(tmp_path / "processor.py", "")
+    write(tmp_path / "mine" / "__init__.py", a_handler("first"))
+    write(tmp_path / "mine" / "more.py", a_handler("more"))
+    assert load("mine", tmp_path).count("app.names_taken") == 1
+
+
 def test_files_that_ours_hide_are_told(tmp_path: Path) -> None:
     """A processor.py beside the app neither takes the place of ours nor is hidden without a word."""
     write(tmp_path / "processor.py", "raise RuntimeError('never imported')\n")

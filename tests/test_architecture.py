@@ -27,7 +27,7 @@ DOORS = {
     "prometheus_client": {"chassis/metrics.py"},
     "pydantic": {"*/settings.py", "processor/handling/arguments.py"},
     "jmespath": {"processor/handling/filters.py"},
-    "werkzeug": {"processor/handling/rules.py", "processor/handling/body.py"},
+    "werkzeug": {"processor/handling/rules.py", "processor/handling/body.py", "processor/handling/forms.py"},
     "brotli": {"processor/handling/body.py"},
     "pydantic_settings": {"*/settings.py"},
     "cryptography": {"protocol/keys.py", "chassis/vault.py", "chassis/certificate.py"},

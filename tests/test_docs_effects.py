@@ -5,10 +5,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from chassis.database import Connection
 from processor.settings import ProcessorSettings
 from rig.hookd import hookd
 from tests.factories import an_event, row_of
+
+pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "effects.md").read_text()
 PAYMENTS = "SELECT event_id, customer, cents FROM payments ORDER BY cents DESC"

@@ -649,6 +649,7 @@ async def handle(event: hookd.Event, conn: asyncpg.Connection):
 """
 
 
+@pytest.mark.any_server
 async def test_processors_that_are_killed(
     database_url: str, connection: Connection, watch: Watch, tmp_path: Path
 ) -> None:

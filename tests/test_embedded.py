@@ -21,6 +21,8 @@ import pytest
 from chassis.embedded import Embedded, EmbeddedError, binaries
 from tests.needs import needs
 
+pytestmark = pytest.mark.unmeasured
+
 Begun: TypeAlias = Callable[..., Embedded]
 
 REPOSITORY = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ from hookd.cli import COMMANDS, hookd
 from tests.processing import an_app
 from tests.receiving import PATIENCE_SECONDS, Remote, hookd_ingest, in_time
 
-pytestmark = pytest.mark.any_server
+pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "errbot.md").read_text()
 

@@ -4,23 +4,19 @@ The cases are those of Errbot's tests/webhooks_test.py, in its order; where we m
 """
 
 import asyncio
-import contextlib
 import json
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-import trustme
 
 from tests.commands import Hookd
 from tests.processing import an_app
-from tests.receiving import PATIENCE_SECONDS, Answer, Headers, Remote, hookd_ingest, post
-from tests.test_app import run
+from tests.receiving import Headers, Remote, hookd_ingest
 
-pytestmark = pytest.mark.any_server
+pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 
 SENT = b'["foo", {"bar": ["baz", null, 1.0, 2]}]'
 EXPECTED = repr(json.loads(SENT)).encode()
@@ -67,14 +63,6 @@ hookd.webhook("/echo", reply=True)(lambda payload: repr(payload))
 hookd.webhook("/lambda", reply=True)(lambda payload: str(payload))
 '''
 
-# In a process of its own: what is loaded stays declared.
-LIST = """
-import sys
-from processor.handling.app import load
-for handler in load(sys.argv[1]).handlers:
-    print(handler.rule.text)
-"""
-
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -93,11 +81,13 @@ async def test_01_a_url_nobody_configured_is_404(errbot: Remote) -> None:
     assert (await errbot.post("/randomness_blah", b'{"toto": "titui"}')).status == 404
 
 
-def test_02_the_rules_are_listed(app: str) -> None:
-    """Errbot: test_webserver_plugin_ok, `!webstatus`. `hookd routes` lists these."""
-    listed = run("-P", "-c", LIST, app, cwd=Path(app).parent)
-    assert "/echo" in listed.stdout.split(), listed.stderr
-    assert len(listed.stdout.split()) == 10
+def test_02_the_rules_are_listed(app: str, tmp_path: Path) -> None:
+    """Errbot: test_webserver_plugin_ok, `!webstatus`: here it is `hookd routes`."""
+    listed = Hookd(tmp_path, {})("routes", "--app", app)
+    assert listed.code == 0, listed.err
+    rules = [line.split()[0] for line in listed.lines[1:]]
+    assert "/echo" in rules
+    assert len(rules) == 10
 
 
 async def test_03_without_a_trailing_slash(errbot: Remote) -> None:
@@ -151,35 +141,17 @@ async def test_12_the_raw_request_without_a_rule(errbot: Remote) -> None:
 
 
 async def test_13_a_certificate_that_can_be_used(url: str, app: str, tmp_path: Path) -> None:
-    """Errbot: test_generate_certificate_creates_usable_cert: a self-signed one is served over TLS."""
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    authority = trustme.CA()
-    issued = authority.issue_cert("localhost", "127.0.0.1")
-    issued.private_key_pem.write_to_path(key)
-    for blob in issued.cert_chain_pems:
-        blob.write_to_path(certificate, append=True)
-    takes_tls = "--tls-cert" in (await asyncio.to_thread(Hookd(tmp_path, {}), "ingest", "--help")).out
-    if not takes_tls:
-        pytest.skip("hookd ingest has no --tls-cert yet")
-    tls: dict[str, Any] = {"tls_cert": str(certificate), "tls_key": str(key)}
-    async with hookd_ingest(url, app=app, unknown_sources="reject", **tls) as receiver:
-        trusting = ssl.create_default_context()
-        authority.configure_trust(trusting)
-        assert (await over_tls(receiver.port, trusting, post("/webhook1", SENT))).body == EXPECTED
-
-
-async def over_tls(port: int, context: ssl.SSLContext, request: bytes) -> Answer:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        writer.write(request)
-        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:] if line)}
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-    writer.close()
-    with contextlib.suppress(ssl.SSLError, ConnectionError):
-        await writer.wait_closed()
-    version, status, *_ = lines[0].split(" ")
-    return Answer(version, int(status), headers, body)
+    """Errbot: test_generate_certificate_creates_usable_cert: one is made, told of, and served."""
+    made = await asyncio.to_thread(Hookd(tmp_path, {}), "certificate")
+    certificate, key = tmp_path / "hookd-cert.pem", tmp_path / "hookd-key.pem"
+    assert made.code == 0, made.err
+    for told in ("for localhost, 127.0.0.1, ", str(certificate), str(key), f"hookd ingest --tls-cert {certificate}"):
+        assert told in made.out
+    tls = ssl.create_default_context(cafile=certificate)
+    async with hookd_ingest(
+        url, app=app, unknown_sources="reject", tls=tls, tls_cert=certificate, tls_key=key
+    ) as receiver:
+        assert (await receiver.post("/webhook1", SENT)).body == EXPECTED
 
 
 async def test_14_custom_headers_and_status_codes(errbot: Remote) -> None:

@@ -4,16 +4,24 @@ import json
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+from slack_sdk.signature import SignatureVerifier
 
 from chassis.database import Connection
 from hookd import testing
 from tests.commands import Hookd
 from tests.factories import an_event, row_of
+from tests.processing import Watch
+from tests.receiving import Headers, hookd_ingest
+from tests.registering import SECRET_KEY, a_delivery, a_source
+
+pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -80,6 +88,23 @@ def test_a_command_is_answered() -> None:
     assert ["in_channel" in answer for answer in said] == [True, False, True, False]
 
 
+async def test_a_command_is_answered_in_its_request(connection: Connection, database_url: str) -> None:
+    """slack_command.py: Slack's own request, signed, has its answer in time; its row is verified, and processed."""
+    await a_source(connection, "slack")
+    watch = await Watch.over(connection)
+    body, moment = urlencode(COMMAND | {"text": "on"}).encode(), str(int(time.time()))
+    signature = SignatureVerifier(testing.secret("slack")).generate_signature(timestamp=moment, body=body)
+    headers: Headers = [
+        (b"Content-Type", b"application/x-www-form-urlencoded"), (b"X-Slack-Request-Timestamp", moment.encode()),
+        (b"X-Slack-Signature", str(signature).encode()),
+    ]  # fmt: skip
+    async with hookd_ingest(database_url, app=EXAMPLES / "slack_command.py", secret_key=SECRET_KEY) as receiver:
+        answer = await receiver.post("/slack", body, headers)
+        assert "the light is on" in answer.body.decode()
+        [(event_id, ended)] = (await watch.settled()).items()
+    assert (ended, (await row_of(connection, event_id))["verdict"]) == (("processed", None), "verified")
+
+
 def test_another_command_is_not_its_business() -> None:
     """slack_command.py: only its own command is taken; one that says too little has failed."""
     light = example("slack_command").light
@@ -98,6 +123,21 @@ async def test_a_payment_is_entered_once(connection: Connection) -> None:
         assert (await testing.run_async(module.enter, event, connection=connection)).status == "processed"
     entries = await connection.fetch("SELECT * FROM ledger")
     assert [tuple(each) for each in entries] == [("in_sample", 4200, "eur", paid.id)]
+
+
+async def test_a_payment_goes_all_the_way(connection: Connection, database_url: str, tmp_path: Path) -> None:
+    """stripe_ledger.py: of a signed payment that comes twice there is one entry, by the processor's own transaction."""
+    await connection.execute(example("stripe_ledger").__doc__.split("\n\n")[-1])
+    await a_source(connection, "stripe")
+    first, copy = await a_delivery(connection, source="stripe"), await a_delivery(connection, source="stripe")
+    settings = {"HOOKD_DATABASE_URL": database_url, "HOOKD_SECRET_KEY": SECRET_KEY}
+    done = Hookd(tmp_path, settings)("processor", "--app", str(EXAMPLES / "stripe_ledger.py"), "--once")
+    assert done.code == 0, done.err
+    assert await (await Watch.over(connection)).settled() == {
+        first: ("processed", None),
+        copy: ("processed", f"duplicate of {first}"),
+    }
+    assert await connection.fetchval("SELECT array_agg(event) FROM ledger") == [first]
 
 
 async def test_what_was_not_paid_is_not_entered(connection: Connection) -> None:

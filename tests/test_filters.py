@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 
 import hookd
 from chassis.database import Connection, Database
-from processor.handling.dispatch import UNDECIDED
+from processor.chooser import Chooser
+from processor.handling.dispatch import UNDECIDED, Choice
 from processor.handling.event import Event
 from processor.handling.filters import NAMES, Filter, FilterError, compiled
+from processor.settings import ProcessorSettings
+from processor.store import Claimed
 from tests.factories import an_event as a_row
-from tests.handling import FORM, an_event, answered, chosen, dispatch, faults, handler
+from tests.handling import FORM, SOME_ID, an_event, answered, chosen, dispatch, faults, handler
 from tests.processing import Watch, processing
 
 
@@ -237,6 +240,19 @@ def test_a_filter_reads_what_it_asks_for_alone() -> None:
     }
     assert takes("method == 'POST'", an_event(b"\xff"))
     assert takes("[method][0] == 'POST'", an_event(b"\xff"))
+
+
+def test_no_body_is_looked_into_when_it_is_claimed() -> None:
+    """A thousand rows are looked at in a row then, and each might unfold into 25 MiB: a filter is asked in its turn."""
+    chooser = Chooser(dispatch(FIRST, REST, (hookd.on("plain"), named("plain"))), ProcessorSettings())
+    row = {"id": SOME_ID, "event_type": None, "method": "POST", "attempts": 2, "payload": b"{}"}
+    filtered = Claimed({**row, "source": "demo", "target": "/demo"}, 0.0)
+    assert chooser.outlook(filtered) is UNDECIDED
+    assert chooser.attempts_max(filtered) == chooser.attempts_most
+    assert filtered.event is None
+    plain = Claimed({**row, "source": "plain", "target": "/plain"}, 0.0)
+    assert isinstance(chooser.outlook(plain), Choice)
+    assert chooser.outlook(Claimed({**row, "source": "nobody-s", "target": "/"}, 0.0)) is None
 
 
 class Counting(Filter):

@@ -340,3 +340,17 @@ async def test_the_verdict_is_shown(connection: Connection, database_url: str, t
     await connection.execute("UPDATE hookd.events SET verdict = $1", NOT_VERIFIED)
     shown = Hookd(tmp_path, {"HOOKD_DATABASE_URL": database_url})("event", str(event_id))
     assert any(line.split(None, 1) == ["verdict", NOT_VERIFIED] for line in shown.lines)
+
+
+async def test_a_type_that_is_found_late_decides_whose_it_is(
+    database: Database, connection: Connection, watch: Watch, seen: Seen
+) -> None:
+    """Also where it was claimed before, by a process that died: what its row alone said of its handler is forgotten."""
+    await a_source(connection, "stripe", mode="monitor")
+    body = b'{"id": "evt_1", "type": "charge.refunded"}'.ljust(BODY_INLINE_BYTES_MAX + 1)
+    again: dict[str, Any] = {"held_by": "a dead one", "attempts": 1, "claims": 1, "due": "1 second ago"}
+    event_id = await a_delivery(connection, "stripe", body=body, **again)
+    async with processing(database, a_handler(seen.note, "stripe", "charge.refunded")):
+        assert await watch.settled() == {event_id: ("processed", None)}
+    assert seen.ids == [event_id]
+    assert seen.events[0].event_type == "charge.refunded"

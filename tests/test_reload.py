@@ -16,7 +16,7 @@ from tests import commands
 from tests.factories import an_event
 from tests.processing import Watch
 
-pytestmark = pytest.mark.any_server
+pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 
 PATIENCE_SECONDS = 30.0
 NOWHERE = "postgresql://127.0.0.1:1/nowhere"

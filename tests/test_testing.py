@@ -12,7 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hookd
@@ -96,6 +96,7 @@ def test_an_event_has_a_body_of_one_s_own_kind() -> None:
         testing.event(text="a", body=b"b")
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.binary(), max_size=4))
 def test_any_files_arrive(files: dict[str, bytes]) -> None:
     """Of a form with files each arrives as it was given, whatever bytes are in it."""

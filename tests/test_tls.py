@@ -43,7 +43,7 @@ from tests.receiving import (
     stored,
 )
 
-pytestmark = pytest.mark.any_server
+pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 
 NOWHERE = "postgresql://127.0.0.1:1/nowhere"
 CLIENT_HELLO = b"\x16\x03\x01"  # how one begins

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chassis.database import Connection
@@ -184,6 +184,7 @@ def test_a_content_type_is_guessed(hookd: Hookd, words: tuple[str, ...], content
     assert done["is_guessed"] is ("-H" not in words)
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_any_body_has_a_guess(body: bytes) -> None:
     """Whatever the bytes are; what is no UTF-8 is bytes."""
@@ -191,6 +192,7 @@ def test_any_body_has_a_guess(body: bytes) -> None:
     assert guessed(b"\xff" + body) == "application/octet-stream"
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda each: st.lists(each, max_size=3)))
 def test_any_json_is_guessed_to_be_json(value: object) -> None:
     """Also what is falsy, and what has an = in it."""

@@ -193,6 +193,21 @@ async def test_a_killed_child_is_restarted(hookd: Hookd, database_url: str) -> N
         assert running.ended() == 0
 
 
+async def test_a_change_of_the_app_is_taken_up(hookd: Hookd, database_url: str, tmp_path: Path) -> None:
+    """With --reload a file that is saved is what runs; while it does not import the receiver goes on, events wait."""
+    (tmp_path / "handlers.py").write_text("import hookd\nimport nothing_of_that_name\n")
+    here = hookd.having(HOOKD_DATABASE_URL=database_url)
+    with up(here, "--app", "handlers.py", "--reload") as running:
+        running.next("reload.waiting")
+        running.post(b"kept")
+        (tmp_path / "handlers.py").write_text(AN_APP)
+        running.next("reload.changed", files="handlers.py")
+        running.next("processor.started")
+        until(lambda: bool(here("events", "--status", "processed", "--json").out))
+        running.process.terminate()
+        assert running.ended() == 0
+
+
 def test_nothing_outlives_a_kill(hookd: Hookd, place: Path) -> None:
     """After a kill -9 of `hookd up` its children end by themselves, and the last of them stops the server."""
     with up(hookd) as running:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import uvloop
 
-from chassis import logs, sockets
+from chassis import sockets
 from chassis.database import Database
 from chassis.lifeline import Lifeline
 from hookd.configuration import Configuration, configure, database_of
@@ -104,13 +104,9 @@ def replying_app(asked: str | None, app: str | None) -> "Dispatch | None":
     """
     if not app or (asked is None and not replies(app)):
         return None
-    from processor.handling.app import AppError, load  # noqa: PLC0415 - a receiver that replies to nobody needs none
+    from hookd.apps import loaded  # noqa: PLC0415 - a receiver that replies to nobody needs none
 
-    try:
-        dispatch = load(app)
-    except AppError as error:
-        raise click.UsageError(str(error)) from None
-    logs.share()
+    dispatch = loaded(app)
     return dispatch if dispatch.has_replies else None
 
 

@@ -9,10 +9,10 @@ from typing import NoReturn
 import click
 import uvloop
 
-from chassis import logs
 from chassis.database import Database
 from chassis.lifeline import Lifeline
 from chassis.supervisor import Child
+from hookd.apps import loaded
 from hookd.configuration import Configuration, configure, database_of
 from hookd.options import app_option
 from hookd.reload import GRACE_SECONDS_MAX, keep_fresh, require_watchfiles
@@ -102,11 +102,7 @@ def _reload(configuration: Configuration, app: str, lifeline: Lifeline | None) -
 
 
 def _run(configuration: Configuration, app: str, for_seconds: float | None, lifeline: Lifeline | None) -> NoReturn:
-    try:
-        dispatch = apps.load(app)
-    except apps.AppError as error:
-        raise click.UsageError(str(error)) from None
-    logs.share()
+    dispatch = loaded(app)
     with database_of(configuration.common) as database:
         try:
             code = uvloop.run(_work(configuration, database, dispatch, app, for_seconds, lifeline))

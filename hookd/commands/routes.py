@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from hookd import show
-from hookd.apps import app_option, loaded, place_of
+from hookd.apps import loaded, place_of
 from hookd.configuration import configure
+from hookd.options import app_option
 from processor.handling.declare import ANY
 from processor.handling.dispatch import Route
 from processor.settings import ProcessorSettings

@@ -13,11 +13,11 @@ import uvloop
 
 from chassis.database import FAILURES, Database
 from hookd import show
-from hookd.apps import app_option, loaded, place_of
+from hookd.apps import loaded, place_of
 from hookd.capture import Output, captured
 from hookd.configuration import Configuration, configure, database_of
 from hookd.crafting import Crafted, crafted
-from hookd.options import Pair, Text
+from hookd.options import Pair, Text, app_option
 from hookd.store import trial_transaction
 from hookd.testing import id_at
 from processor import outcome, trial
@@ -182,7 +182,7 @@ def conclusion(
     reason = show.cell(became.reason or "", VALUE_CHARACTERS_MAX)
     match became.status:
         case "processed":
-            yield "processed"
+            yield f"processed: {reason}" if reason else "processed"
         case "failed":
             yield f"failed: {reason}"
         case "new":

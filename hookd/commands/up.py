@@ -67,7 +67,7 @@ def command(
             return 1
         greet(configuration, listeners)
         app = configuration.processor.app
-        replying = app if app and replies(app) else ""
+        replying = app if app and replies(app, tells=False) else ""  # its faults are the processor's to tell
         children = [
             *receivers(configuration, listeners, replying), processor(configuration, is_reload=is_reload),
         ]  # fmt: skip

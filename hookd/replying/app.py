@@ -12,8 +12,8 @@ REPLIES, HAS_FAULTS = 0, 2
 log = get_logger()
 
 
-def replies(app: str) -> bool:
-    """Whether a handler of it does. Of one with faults nobody can tell: that is logged, and storing is none of its."""
+def replies(app: str, *, tells: bool = True) -> bool:
+    """Whether a handler of it does. Of one with faults nobody can tell: `tells` what they are, in the log."""
     command = (sys.executable, "-P", "-m", "hookd.replying", app)
     try:
         asked = subprocess.run(
@@ -24,6 +24,6 @@ def replies(app: str) -> bool:
         code, faults = HAS_FAULTS, f"it is not imported within {SECONDS_MAX:g} s"
     else:
         code, faults = asked.returncode, asked.stderr.decode(errors="replace").strip()
-    if code == HAS_FAULTS:
+    if code == HAS_FAULTS and tells:
         log.error("app.refused", app=app, reason=faults[-FAULTS_CHARACTERS_MAX:], hint="nothing is replied to")
     return code == REPLIES

@@ -1,10 +1,8 @@
 """What a body says: its compression undone, its text, its JSON, its form with the files."""
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
-from urllib.parse import urlencode
-from uuid import uuid4
 
 from processor.handling.declare import Reject
 from protocol import content
@@ -183,31 +181,6 @@ def _multipart(body: bytes, boundary: bytes) -> Iterator[Any]:
         raise BodyError(f"the form has more than {limits}") from None
     except ValueError as error:
         raise BodyError(f"the body is not a multipart form: {error}") from None
-
-
-def form_body(fields: Mapping[str, str | File]) -> tuple[bytes, str]:
-    """A form as a browser sends it, and its Content-Type: multipart where it has files, else URL-encoded."""
-    if not any(isinstance(value, File) for value in fields.values()):
-        return urlencode(fields).encode(), URLENCODED
-    return _multipart_body(fields, uuid4().hex)
-
-
-def _multipart_body(fields: Mapping[str, str | File], boundary: str) -> tuple[bytes, str]:
-    from werkzeug.datastructures import Headers  # noqa: PLC0415 - as above
-    from werkzeug.sansio import multipart  # noqa: PLC0415
-
-    encoder = multipart.MultipartEncoder(boundary.encode())
-    pieces = [encoder.send_event(multipart.Preamble(b""))]
-    for name, value in fields.items():
-        if isinstance(value, File):
-            headers = Headers({"Content-Type": value.content_type})
-            part: Any = multipart.File(name=name, filename=value.name, headers=headers)
-        else:
-            part = multipart.Field(name=name, headers=Headers())
-        data = value.body if isinstance(value, File) else value.encode()
-        pieces += [encoder.send_event(part), encoder.send_event(multipart.Data(data, more_data=False))]
-    pieces.append(encoder.send_event(multipart.Epilogue(b"")))
-    return b"".join(pieces), f"{MULTIPART}; boundary={boundary}"
 
 
 def _value(value: bytes, part: Any) -> str | File:

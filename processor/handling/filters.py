@@ -1,16 +1,12 @@
 """`where=`: a JMESPath expression that an event must make true. The one door of jmespath.
 
 Chosen over CEL (common-expression-language 0.10), which takes the whole payload over into another language's objects
-for each expression: 1 ms for a payload of 8 kB, where JMESPath walks the ones there are in 5 µs.
+for each expression: 1 ms for a payload of 8 kB, where JMESPath walks the ones there are in 5 µs. It is imported when
+the first filter is declared.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
-
-import jmespath
-from jmespath.exceptions import JMESPathError, JMESPathTypeError
-from jmespath.functions import Functions
-from jmespath.visitor import TreeInterpreter
 
 from processor.handling.event import Event
 from protocol.request import query_of
@@ -18,7 +14,6 @@ from protocol.request import query_of
 NAMES: Final = (
     "payload", "headers", "query", "source", "event_type", "delivery_id", "method", "target", "attempt",
 )  # fmt: skip
-INTERPRETER: Final = TreeInterpreter()  # one for all: to make one takes as long as to ask a filter
 # Of these, what is asked first is asked of the event itself, and the rest of what comes of that.
 LEFT_FIRST = {"subexpression", "index_expression", "pipe", "projection", "value_projection", "filter_projection"}
 
@@ -31,15 +26,18 @@ class Filter:
     """An expression, parsed."""
 
     def __init__(self, expression: str, parsed: Any) -> None:
+        from jmespath.visitor import TreeInterpreter  # noqa: PLC0415 - see above
+
         self.expression = expression
         self._parsed = parsed
+        self._interpreter = TreeInterpreter()  # to make one takes as long as to ask it
         self._told = [(name, _TOLD[name]) for name in sorted(set(_names(parsed)))]
 
     def takes(self, event: Event) -> bool:
         """Raises FilterError where the event has not what the expression takes for granted, BodyError for its body."""
         told = {name: tell(event) for name, tell in self._told}
         try:
-            found = INTERPRETER.visit(self._parsed, told)
+            found = self._interpreter.visit(self._parsed, told)
         except Exception as error:  # noqa: BLE001 - a sender's numbers overflow, and lists are nested too deeply
             raise FilterError(_line(error)) from None
         return bool(found) or _is_number(found)  # zero is true, as JMESPath has it
@@ -51,6 +49,8 @@ def _is_number(value: Any) -> bool:
 
 def compiled(expression: str) -> Filter:
     """Raises FilterError, also for what would fail at every event: an unknown function, or name."""
+    import jmespath  # noqa: PLC0415 - see above
+
     try:
         parsed = jmespath.compile(expression).parsed
     except Exception as error:  # noqa: BLE001 - its parser raises more than its own
@@ -62,6 +62,8 @@ def compiled(expression: str) -> Filter:
 
 def _line(error: Exception) -> str:
     """In a line; without the sender's value, which may be long."""
+    from jmespath.exceptions import JMESPathError, JMESPathTypeError  # noqa: PLC0415 - see above
+
     if isinstance(error, JMESPathTypeError):
         return f"{error.function_name}() takes {' or '.join(error.expected_types)}, not {error.actual_type}"
     first = str(error).partition("\n")[0].rstrip(":").removesuffix(", for expression")
@@ -69,6 +71,8 @@ def _line(error: Exception) -> str:
 
 
 def _faults_of(node: Mapping[str, Any]) -> Iterator[str]:
+    from jmespath.functions import Functions  # noqa: PLC0415 - see above
+
     for name, given in sorted(set(_calls(node))):
         known = Functions.FUNCTION_TABLE.get(name)
         if known is None:

@@ -87,7 +87,7 @@ def handler_of(declaration: Declaration, instances: Instances | None = None) -> 
     """Raises WrongHandlers with all that is wrong with it."""
     faults = [*declaration.faults] or [*_faults_of(declaration)]
     handler = None if declaration.faults else _handler(declaration, instances or Instances(), faults)
-    if handler is None or faults:
+    if handler is None:
         raise WrongHandlers([f"{declaration.place}: {fault}" for fault in faults])
     return handler
 
@@ -110,6 +110,8 @@ def _handler(declaration: Declaration, instances: Instances, faults: list[str]) 
         faults.append("a connection is for an async def: asyncpg's cannot be used in a thread")
     if wants_connection and declaration.replies:
         faults.append("reply=True and a connection exclude each other: a receiver has none for handlers")
+    if faults:
+        return None
     waits, attempts_max = _schedule(declaration.retries)
     return Handler(
         function=function, place=declaration.place, is_async=is_async,
