@@ -15,7 +15,7 @@ from processor.handling.event import CONTENT_BYTES_MAX, Event
 from processor.handling.handler import Handler, WrongHandlers, handler_of, made
 
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
-PLACE = re.compile(r"^\S+:\d+: ")
+PLACE = re.compile(r"^.+?:\d+: ")
 SOME_ID = UUID("01980000-0000-7000-8000-000000000000")
 
 
