@@ -69,7 +69,7 @@ async def test_both_are_committed_at_once(database: Database, connection: Connec
     async with processing(database, a_handler(write, "shop"), record_attempts="all") as parts:
         assert await watch.settled() == {event_id: ("processed", None)}
         assert await connection.fetchval(WITHIN_ONE, event_id) is True
-        assert parts.tally.total["processed"] == 1
+    assert parts.tally.total["processed"] == 1
     row = await row_of(connection, event_id)
     assert (row["held_by"], row["attempts"], row["claims"]) == (None, 1, 1)
     assert await counts(connection) == {("shop", "processed"): 1}

@@ -11,9 +11,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from typing import IO, Any
 from urllib.request import Request, urlopen
 
@@ -59,13 +59,26 @@ class Up:
     process: subprocess.Popen[str]
     url: str
     log: "Queue[dict[str, Any] | None]"
+    passed: list[dict[str, Any]] = field(default_factory=list)
 
     def next(self, event: str, **facts: Any) -> dict[str, Any]:
-        """The next line of the log that tells of such an event."""
-        while line := self.log.get(timeout=PATIENCE_SECONDS):
+        """The first line of the log that tells of such an event, and was not taken yet.
+
+        (A child may say that it has started before its supervisor says that it was.)
+        """
+        for line in self._lines():
             if line["event"] == event and facts.items() <= line.items():
+                self.passed.remove(line)
                 return line
-        raise AssertionError(f"it ended without {event}")
+        said = ", ".join(str(line["event"]) for line in self.passed)
+        raise AssertionError(f"it ended, or fell silent, without {event}: {said}")
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        yield from [*self.passed]
+        with contextlib.suppress(Empty):
+            while line := self.log.get(timeout=PATIENCE_SECONDS):
+                self.passed.append(line)
+                yield line
 
     def post(self, body: bytes) -> str:
         """Send a webhook; its id."""
