@@ -13,7 +13,7 @@ from processor.chooser import Chooser
 from processor.handling.dispatch import Choice, Dispatch
 from processor.handling.event import Event
 from processor.handling.handler import Handler
-from processor.outcome import RETURNED, WAITS, Ending, Outcome, conclude, ended_with, timed_out
+from processor.outcome import WAITS, Ending, Outcome, conclude, ended_by, ended_with, timed_out
 from processor.settings import ProcessorSettings
 
 
@@ -69,7 +69,7 @@ async def run(
         error = why
     if limit.expired():
         return _judged(event, terms, timed_out(time.monotonic() - began), error=error)
-    return _judged(event, terms, RETURNED if error is None else ended_with(error), value, error)
+    return _judged(event, terms, ended_by(value) if error is None else ended_with(error), value, error)
 
 
 def _judged(event: Event, terms: Terms, ending: Ending, value: Any = None, error: BaseException | None = None) -> Trial:

@@ -128,9 +128,10 @@ class Workers:
 
     def withdraw(self, is_unwanted: Callable[[Claimed], bool]) -> list[Claimed]:
         """Take out what is not wanted any more, and has not been started."""
-        unwanted = [each for each in self._queue if is_unwanted(each)]
-        for each in unwanted:
-            self._queue.remove(each)
+        wanted, unwanted = deque[Claimed](), list[Claimed]()
+        for each in self._queue:
+            (unwanted if is_unwanted(each) else wanted).append(each)
+        self._queue = wanted
         return unwanted
 
     @property

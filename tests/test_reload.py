@@ -178,8 +178,10 @@ async def test_a_processor_that_is_killed_is_started_again(database_url: str, tm
     write(tmp_path / "app.py", AN_APP.format(by="one"))
     async with reloading(database_url, tmp_path) as processor:
         await processor.logged("processor.started")
-        os.kill((await processor.logged("child.started"))["pid"], signal.SIGKILL)
+        killed = (await processor.logged("child.started"))["pid"]
+        os.kill(killed, signal.SIGKILL)
         await processor.logged("processor.started", 2)
+        assert (await processor.logged("child.started", 2))["pid"] != killed
 
 
 def test_what_cannot_be_reloaded_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`hookd test`: what a handler would make of a request, without HTTP and without a row."""
 
+import gzip
 import json
 import subprocess
 from pathlib import Path
@@ -62,6 +63,12 @@ async def enter(payload: list[int], conn: asyncpg.Connection):
     for number in payload:
         await conn.execute("INSERT INTO ledger VALUES ($1)", number)
     print(await conn.fetchval("SELECT count(*) FROM ledger"), "entries")
+
+@hookd.webhook("/bell/<times>", reply=True)
+def bell(payload, times):
+    if times == "never":
+        hookd.abort(403, "not by you")
+    return {"rung": times}
 """
 
 
@@ -102,6 +109,21 @@ def test_it_says_which_were_asked_before(hookd: Hookd) -> None:
     ]
 
 
+def test_what_a_sender_would_be_answered(hookd: Hookd) -> None:
+    """Of a handler that replies the answer is shown; a refusal of its own is the event's reason, as in a receiver."""
+    assert hookd("test", "/bell/7").lines[-2:] == ['answers 200 {"rung":"7"}', "processed"]
+    assert hookd("test", "/bell/never").lines[-2:] == ["answers 403 not by you", "processed: answered 403"]
+
+
+def test_what_a_body_may_unfold_into(hookd: Hookd) -> None:
+    """As much as the processor's settings allow."""
+    (hookd.folder / "body.gz").write_bytes(gzip.compress(b"x" * 1000))
+    arguments = ("test", "/echo", "@body.gz", "-H", "Content-Encoding: gzip")
+    assert hookd.having(HOOKD_CONTENT_BYTES_MAX="1000")(*arguments).code == 0
+    done = hookd.having(HOOKD_CONTENT_BYTES_MAX="999")(*arguments)
+    assert (done.code, "more than 999 bytes" in done.out) == (1, True)
+
+
 def test_a_rule_s_variables(hookd: Hookd) -> None:
     """A path is matched by its rule, and its variables are told; a method that the rule does not take is, too."""
     done = hookd("test", "/lamp/north%20side/7?a=b", "7", "--method", "PUT")
@@ -118,7 +140,7 @@ def test_nobody_takes_it(hookd: Hookd) -> None:
     assert (done.code, done.lines[1:]) == (
         1,
         [
-            "no handler takes it; there are handlers for echo, github, lamp, later, ledger, never, stuck, torn",
+            "no handler takes it; there are handlers for bell, echo, github, lamp, later, ledger, never, stuck, torn",
             "it would be kept for 10 min for a newer app, then fail: no handler for source 'gitlab'",
         ],
     )

@@ -3,7 +3,8 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,18 +116,25 @@ def command(
 
     answers = []
     for _ in range(2 if twice else 1):
-        try:
+        with explained():
             request = make()
             answer = asyncio.run(deliver(place, trusted, request, chunked=chunked))
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-        except Untrusted as error:
-            raise click.ClickException(str(error)) from None
-        except Unreachable as error:
-            raise click.ClickException(f"{error}; start a receiver with hookd up or hookd ingest") from None
         report(sender, request, answer, is_json=is_json)
         answers.append(answer)
     return 0 if all(answer.is_success for answer in answers) else 1
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What cannot be made, or delivered, becomes a sentence."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    except Untrusted as error:
+        raise click.ClickException(str(error)) from None
+    except Unreachable as error:
+        raise click.ClickException(f"{error}; start a receiver with hookd up or hookd ingest") from None
 
 
 def one_of(*, bad_signature: bool, old: bool) -> Fault | None:

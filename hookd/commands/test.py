@@ -28,6 +28,7 @@ from processor.outcome import Outcome
 from processor.settings import ProcessorSettings
 from processor.trial import Terms, Trial
 from protocol import storable
+from protocol.challenge import Answer
 from protocol.providers import PROVIDERS
 
 VALUE_CHARACTERS_MAX = 2000
@@ -83,7 +84,7 @@ def command(
         words, source=source, event_type=event_type, provider=provider, headers=headers, method=method,
         prefix=configuration.ingest.prefix,
     )  # fmt: skip
-    event = event_of(sent, attempt)
+    event = event_of(sent, attempt, configuration.processor.content_bytes_max)
     listening: AbstractContextManager[Output] = captured() if is_json else nullcontext(Output())
     with listening as output:
         logging.getLogger().setLevel(configuration.common.log_level.upper())
@@ -101,7 +102,7 @@ def command(
     return 0 if tried is not None and became.status == "processed" else 1
 
 
-def event_of(sent: Crafted, attempt: int) -> Event:
+def event_of(sent: Crafted, attempt: int, content_bytes_max: int) -> Event:
     """As a processor would give it to a handler."""
     now = time.time()
     row = {
@@ -115,7 +116,7 @@ def event_of(sent: Crafted, attempt: int) -> Event:
         "target": sent.request.target,
         "headers": orjson.dumps(sent.request.headers).decode(),
     }
-    return Event(row, sent.request.body)
+    return Event(row, sent.request.body, content_bytes_max)
 
 
 def try_out(configuration: Configuration, choice: Choice, event: Event, *, has_database: bool) -> Trial:
@@ -176,9 +177,12 @@ def conclusion(
         return
     for line in (became.traceback or "").splitlines():
         yield f"  {show.escaped(line)}"
-    if tried.value is not None:
-        ignored = "" if choice.handler.replies else " (ignored: reply=True would answer the sender with it)"
-        yield f"returned {show.cell(words_of(tried.value), VALUE_CHARACTERS_MAX)}{ignored}"
+    if isinstance(tried.value, Answer):
+        answered = show.cell(tried.value.body.decode(errors="backslashreplace"), VALUE_CHARACTERS_MAX)
+        yield f"answers {tried.value.status} {answered}".rstrip()
+    elif tried.value is not None:
+        returned = show.cell(words_of(tried.value), VALUE_CHARACTERS_MAX)
+        yield f"returned {returned} (ignored: reply=True would answer the sender with it)"
     reason = show.cell(became.reason or "", VALUE_CHARACTERS_MAX)
     match became.status:
         case "processed":
