@@ -9,9 +9,9 @@ from benchmarks.drain import MICROSECONDS, Run, drained_by_hookd, unsettled, war
 from benchmarks.growth import snapshot, timed
 from benchmarks.report import Figure, Section
 from chassis.database import Connection, Database
+from processor.claiming.watermark import ALL_SECONDS, SLACK
 from processor.outcome import PROCESSED
 from processor.store import Claimed, Settlement, Store
-from processor.watermark import ALL_SECONDS, SLACK
 from rig import machine, seed
 from rig.postgres import connected
 

@@ -11,7 +11,7 @@ from benchmarks.bench import Bench
 from benchmarks.drain import MICROSECONDS, Run, drained_by_hookd, unsettled, warm
 from benchmarks.report import Figure, Section, Target
 from chassis.vault import Vault
-from processor.sieve import found_in, request_of
+from processor.sifting.sieve import found_in, request_of
 from protocol.providers import PROVIDERS
 from protocol.request import Request
 from protocol.samples import credentials, sample_delivery

@@ -14,20 +14,20 @@ from chassis.logs import get_logger
 from chassis.process import Stop, every
 from chassis.settings import CommonSettings
 from chassis.vault import Vault, open_vault
-from processor.certificates import Amazon
 from processor.chooser import Chooser
 from processor.drain import Drain
 from processor.effects.store import Seal, Transactions
 from processor.handling.dispatch import Choice, Dispatch
-from processor.lease import Leases
-from processor.maintenance import EVERY_SECONDS, Maintenance
+from processor.holding.lease import Leases
 from processor.outcome import Cut, Ending, Outcome, Saved
-from processor.registry import Registry
+from processor.running.suspects import Suspects
 from processor.settings import ProcessorSettings
-from processor.sieve import Sieve
+from processor.settling.tally import Tally
+from processor.sifting.certificates import Amazon
+from processor.sifting.registry import Registry
+from processor.sifting.sieve import Sieve
 from processor.store import LANES, Claimed, Store, listen
-from processor.suspects import Suspects
-from processor.tally import Tally
+from processor.upkeep.maintenance import EVERY_SECONDS, Maintenance
 
 SUMMARY_SECONDS = 10.0
 IDLE_LOOK_SECONDS = 0.02

@@ -10,19 +10,19 @@ from datetime import datetime
 from chassis.database import Unavailable
 from chassis.logs import get_logger
 from processor.chooser import Chooser
+from processor.claiming.watermark import Watermark
 from processor.effects.store import Seal, Transaction, Transactions
 from processor.handling.dispatch import Choice, Undecided
 from processor.handling.event import Event
-from processor.lease import Leases
+from processor.holding.lease import Leases
+from processor.holding.room import Room
 from processor.outcome import PROCESSED, Cut, Ending, Outcome, Saved, gave_up, handed_back, rejected
-from processor.room import Room
+from processor.running.suspects import Suspects
+from processor.running.workers import Worker, Workers
 from processor.settings import ProcessorSettings
-from processor.sieve import Sieve
+from processor.settling.tally import Tally
+from processor.sifting.sieve import Sieve
 from processor.store import Claimed, Settlement, Store, oldest_due
-from processor.suspects import Suspects
-from processor.tally import Tally
-from processor.watermark import Watermark
-from processor.workers import Worker, Workers
 
 CLAIM_ROWS_MAX = 1000  # claims of 250 to 500 drain a third slower
 HELD_ROWS_MAX = 4000  # a claim is under way while the workers have this much less to do

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from processor.maintenance import EVERY_SECONDS
+from processor.upkeep.maintenance import EVERY_SECONDS
 
 
 class Schedule:

@@ -9,13 +9,13 @@ from uuid import UUID
 
 from chassis.database import Connection, Database
 from chassis.vault import Vault
-from processor.certificates import Amazon
 from processor.daemon import Parts
 from processor.handling.declare import ANY, Declaration, Retry
 from processor.handling.dispatch import Dispatch
 from processor.handling.event import Event
 from processor.handling.handler import Handler, handler_of
 from processor.settings import ProcessorSettings
+from processor.sifting.certificates import Amazon
 from tests.registering import VAULT
 
 PATIENCE_SECONDS = 20.0

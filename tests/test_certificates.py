@@ -18,7 +18,7 @@ import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from chassis.database import Connection, Database
-from processor.certificates import Amazon, Unfetched
+from processor.sifting.certificates import Amazon, Unfetched
 from protocol import keys
 from protocol.providers import PROVIDERS
 from protocol.samples import credentials, sample_delivery

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 import hookd
 from chassis.database import Connection, Database
 from processor.drain import Pace
-from processor.lease import Leases
+from processor.holding.lease import Leases
 from processor.store import Claimed, Store
 from rig import seed
 from tests.databases import execute

@@ -12,7 +12,7 @@ import hookd as api
 from chassis.database import Connection, Database
 from hookd.store import Store as Front
 from processor.outcome import Outcome
-from processor.sieve import KEY_CHARACTERS_MAX, key_of
+from processor.sifting.sieve import KEY_CHARACTERS_MAX, key_of
 from processor.store import Contender, Settlement, Store
 from protocol.providers import PROVIDERS
 from tests.factories import an_event, row_of

@@ -10,7 +10,7 @@ import pytest
 import hookd as api
 from chassis.database import Connection, Database
 from hookd.store import Store
-from processor.sieve import YIELD_EVERY
+from processor.sifting.sieve import YIELD_EVERY
 from processor.store import BODY_INLINE_BYTES_MAX
 from protocol.providers import PROVIDERS
 from tests.commands import Hookd

@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from chassis.database import Connection, Database
-from processor.maintenance import KEYS_A_STEP, REFUSED_A_STEP, Maintenance
 from processor.store import Store
+from processor.upkeep.maintenance import KEYS_A_STEP, REFUSED_A_STEP, Maintenance
 from tests.factories import an_event, an_id, at, counts
 
 KEYS = """

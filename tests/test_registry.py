@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from chassis.database import Connection, Database
 from chassis.vault import Vault
-from processor.registry import UNREGISTERED, Registry, Unjudgeable
+from processor.sifting.registry import UNREGISTERED, Registry, Unjudgeable
 from processor.store import Store
 from rig.hookd import hookd
 from tests.factories import row_of

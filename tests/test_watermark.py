@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import hookd
 from chassis.database import Connection, Database
+from processor.claiming.watermark import ALL_SECONDS, SLACK, Watermark
 from processor.outcome import PROCESSED
 from processor.store import Claimed, Settlement, Store, oldest_due
-from processor.watermark import ALL_SECONDS, SLACK, Watermark
 from rig import seed
 from rig.postgres import connected
 from tests.factories import an_event, at, events, row_of

@@ -6,10 +6,11 @@ from typing import Any
 
 from chassis.database import Unavailable
 from faults.sabotage import sabotage
-from processor import drain, store, workers
+from processor import drain, store
 from processor.drain import Drain
-from processor.lease import Leases
+from processor.holding.lease import Leases
 from processor.outcome import RETURNED, Outcome
+from processor.running import workers
 
 
 @sabotage

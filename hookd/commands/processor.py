@@ -19,7 +19,7 @@ from hookd.reload import GRACE_SECONDS_MAX, keep_fresh, require_watchfiles
 from processor.daemon import once, run
 from processor.handling import app as apps
 from processor.handling.dispatch import Dispatch
-from processor.registry import Unjudgeable
+from processor.sifting.registry import Unjudgeable
 
 EPILOG = """\b
 Examples:

@@ -26,7 +26,7 @@ from processor.handling.declare import ANY
 from processor.handling.dispatch import Dispatch
 from processor.handling.handler import Handler
 from processor.handling.rules import Rules
-from processor.registry import cannot_judge
+from processor.sifting.registry import cannot_judge
 from processor.store import Claimed
 from processor.waiter import Waiter
 from protocol.challenge import Answer

@@ -31,8 +31,8 @@ from processor.outcome import (
     rejected,
     timed_out,
 )
+from processor.running.workers import call
 from processor.store import Claimed
-from processor.workers import call
 
 START_SECONDS = 30.0  # importing the app counts neither for nor against the handler
 LATE_SECONDS = 1.0  # between the cancelling of a handler and the end of a child whose handler goes on
@@ -140,7 +140,7 @@ class Suspects:
         # A file, not a pipe: all of it is there when the child has ended, whoever else has it open.
         with tempfile.TemporaryFile() as answer:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "processor.suspects", self._app, str(answer.fileno()),
+                sys.executable, "-P", "-m", "processor.running.suspects", self._app, str(answer.fileno()),
                 stdin=asyncio.subprocess.PIPE, stdout=sys.stderr, pass_fds=[answer.fileno()], start_new_session=True,
             )  # fmt: skip
             try:

@@ -12,11 +12,11 @@ from uuid import UUID
 import orjson
 
 from processor import outcome
-from processor.certificates import Amazon, Unfetched
 from processor.chooser import Chooser
 from processor.outcome import Ending, Outcome
-from processor.registry import Registry
 from processor.settings import ProcessorSettings
+from processor.sifting.certificates import Amazon, Unfetched
+from processor.sifting.registry import Registry
 from processor.store import Claimed, Contender, Found, Store
 from protocol import storable
 from protocol.challenge import sns_confirmation

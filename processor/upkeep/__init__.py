@@ -1,0 +1,1 @@
+"""There is a day for what comes, and nothing is kept for longer than was said."""
