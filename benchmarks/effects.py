@@ -10,8 +10,10 @@ from benchmarks.growth import snapshot, timed
 from benchmarks.report import Figure, Section
 from chassis.database import Connection, Database
 from processor.claiming.watermark import ALL_SECONDS, SLACK
+from processor.holding.claimed import Claimed
 from processor.outcome import PROCESSED
-from processor.store import Claimed, Settlement, Store
+from processor.settling.store import Settlement
+from processor.store import Store
 from rig import machine, seed
 from rig.postgres import connected
 
@@ -122,7 +124,7 @@ async def beside_a_snapshot(bench: Bench) -> list[Figure]:
             for step in range(STEPS + 1):
                 if step:
                     await settle(url, store, bench.scale.events)
-                since = (await store.next_due()).oldest - SLACK
+                since = (await store.queue.next_due()).oldest - SLACK
                 taken: dict[str, list[float]] = {"the first entry": [], "the watermark": []}
                 for name in list(taken) * LOOKS:
                     await add_fresh(connection)
@@ -142,7 +144,7 @@ async def settle(url: str, store: Store, events: int) -> None:
     """Have so many events stored and settled."""
     await seed.backlog(url, events)
     while claimed := await claim(store, CLAIM_ROWS, None):
-        await store.settle([Settlement(each, PROCESSED, False, "effects") for each in claimed])
+        await store.results.settle([Settlement(each, PROCESSED, False, "effects") for each in claimed])
 
 
 async def add_fresh(connection: Connection) -> None:
@@ -154,8 +156,8 @@ async def add_fresh(connection: Connection) -> None:
 async def claim_and_look(store: Store, since: datetime | None) -> None:
     claimed = await claim(store, FRESH_ROWS, since)
     assert len(claimed) == FRESH_ROWS, f"claimed {len(claimed)} of {FRESH_ROWS}"
-    await store.next_due(since, None if since is None else ALL_SECONDS)
+    await store.queue.next_due(since, None if since is None else ALL_SECONDS)
 
 
 async def claim(store: Store, rows: int, since: datetime | None) -> list[Claimed]:
-    return await store.claim(rows, BYTES, None, time.monotonic, 0, since)
+    return await store.queue.claim(rows, BYTES, None, time.monotonic, 0, since)

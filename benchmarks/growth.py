@@ -12,8 +12,10 @@ from benchmarks.bench import Bench
 from benchmarks.report import Figure, Section
 from chassis.database import Connection, Database
 from hookd.store import Store as Looking
+from processor.holding.claimed import Claimed
 from processor.outcome import PROCESSED
-from processor.store import Claimed, Settlement, Store
+from processor.settling.store import Settlement
+from processor.store import Store
 from rig import history, seed
 from rig.postgres import connected
 
@@ -122,7 +124,7 @@ async def drain(store: Store, pace_seconds: float) -> tuple[list[float], float]:
         claims.append((time.monotonic() - start) * 1000)
         if not claimed:
             return claims[:-1], count / busy
-        await store.settle([Settlement(each, PROCESSED, False, "growth") for each in claimed])
+        await store.results.settle([Settlement(each, PROCESSED, False, "growth") for each in claimed])
         busy += time.monotonic() - start
         count += len(claimed)
         if time.monotonic() - began < pace_seconds:
@@ -130,7 +132,7 @@ async def drain(store: Store, pace_seconds: float) -> tuple[list[float], float]:
 
 
 async def claim(store: Store) -> list[Claimed]:
-    return await store.claim(CLAIM_ROWS, BYTES, None, time.monotonic)
+    return await store.queue.claim(CLAIM_ROWS, BYTES, None, time.monotonic)
 
 
 async def timed(work: object) -> float:

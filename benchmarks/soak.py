@@ -76,7 +76,7 @@ async def sample(bench: Bench, url: str, load: Load, receiver: int, processor: i
     claims = []
     for _ in range(20):  # of none: nothing is taken from the processor, the same index is read
         began = time.monotonic()
-        await store.seconds_until_due()
+        await store.queue.seconds_until_due()
         claims.append((time.monotonic() - began) * 1000)
     await store.close()
     async with connected(url) as connection:

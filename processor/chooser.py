@@ -7,9 +7,9 @@ from processor import outcome
 from processor.handling.dispatch import UNDECIDED, Choice, Dispatch, Undecided
 from processor.handling.event import Event
 from processor.handling.handler import Handler
+from processor.holding.claimed import Claimed
 from processor.outcome import PROCESSED, RETURNED, WAITS, Ending, Outcome
 from processor.settings import ProcessorSettings
-from processor.store import Claimed
 
 
 class Chooser:

@@ -15,10 +15,13 @@ from chassis.process import Stop, every
 from chassis.settings import CommonSettings
 from chassis.vault import Vault, open_vault
 from processor.chooser import Chooser
+from processor.claiming.store import listen
 from processor.drain import Drain
 from processor.effects.store import Seal, Transactions
 from processor.handling.dispatch import Choice, Dispatch
+from processor.holding.claimed import Claimed
 from processor.holding.lease import Leases
+from processor.links import LANES
 from processor.outcome import Cut, Ending, Outcome, Saved
 from processor.running.suspects import Suspects
 from processor.settings import ProcessorSettings
@@ -26,7 +29,7 @@ from processor.settling.tally import Tally
 from processor.sifting.certificates import Amazon
 from processor.sifting.registry import Registry
 from processor.sifting.sieve import Sieve
-from processor.store import LANES, Claimed, Store, listen
+from processor.store import Store
 from processor.upkeep.maintenance import EVERY_SECONDS, Maintenance
 
 SUMMARY_SECONDS = 10.0
@@ -67,13 +70,13 @@ class Parts:
             conclude=self._conclude,
             seal=self._seal,
         )
-        self.registry = Registry(self.store, vault)
-        sieve = Sieve(self.registry, self.store, chooser, amazon or Amazon(), settings)
+        self.registry = Registry(self.store.sources, vault)
+        sieve = Sieve(self.registry, self.store.deliveries, chooser, amazon or Amazon(), settings)
         self.drain = Drain(
             self.store, self.leases, chooser, self.suspects, self.tally, settings, sieve, self.transactions
         )
         self.maintenance = Maintenance(
-            self.store, retention_days=settings.retention_days, refused_hours=settings.refused_hours
+            self.store.upkeep, retention_days=settings.retention_days, refused_hours=settings.refused_hours
         )
         drain, leases = self.drain, self.leases
         self.tally.watch("hookd_running", "Handlers that run", lambda: drain.running)
@@ -187,12 +190,12 @@ async def once(
     """
     parts = Parts(settings, database, dispatch, app, open_vault(common))
     await parts.store.check()
-    if not await parts.store.only_drain():
+    if not await parts.store.queue.only_drain():
         return 0, {"skipped": "another hookd processor --once is at work"}
     await parts.registry.open()
     await _know_counted_sources(parts)
     began, stop = time.monotonic(), Stop().hear_signals()
-    parts.drain.due_until = await parts.store.now()
+    parts.drain.due_until = await parts.store.queue.now()
     async with parts.at_work():
         with suppress(TimeoutError):
             async with asyncio.timeout(for_seconds):
@@ -200,10 +203,10 @@ async def once(
         await parts.drain.stop(common.grace_seconds, stop.hurry)
     if parts.drain.failure is not None:
         raise parts.drain.failure
-    since = await parts.store.seconds_since_maintenance()
+    since = await parts.store.upkeep.seconds_since_maintenance()
     if since is None or since > EVERY_SECONDS:
         await parts.maintenance.run()
-    left = await parts.store.seconds_until_due()
+    left = await parts.store.queue.seconds_until_due()
     await parts.store.close()
     kinds = ("processed", "failed", "retried", "handed_back")
     summary: dict[str, object] = {kind: parts.tally.total.get(kind, 0) for kind in kinds}
@@ -239,7 +242,7 @@ async def _until_reachable(store: Store) -> None:
 
 
 async def _know_counted_sources(parts: Parts) -> None:
-    for name in await parts.store.counted_sources():
+    for name in await parts.store.results.counted_sources():
         parts.folded(name)
 
 

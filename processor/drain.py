@@ -10,19 +10,22 @@ from datetime import datetime
 from chassis.database import Unavailable
 from chassis.logs import get_logger
 from processor.chooser import Chooser
+from processor.claiming.store import oldest_due
 from processor.claiming.watermark import Watermark
 from processor.effects.store import Seal, Transaction, Transactions
 from processor.handling.dispatch import Choice, Undecided
 from processor.handling.event import Event
+from processor.holding.claimed import Claimed
 from processor.holding.lease import Leases
 from processor.holding.room import Room
 from processor.outcome import PROCESSED, Cut, Ending, Outcome, Saved, gave_up, handed_back, rejected
 from processor.running.suspects import Suspects
 from processor.running.workers import Worker, Workers
 from processor.settings import ProcessorSettings
+from processor.settling.store import Settlement
 from processor.settling.tally import Tally
 from processor.sifting.sieve import Sieve
-from processor.store import Claimed, Settlement, Store, oldest_due
+from processor.store import Store
 
 CLAIM_ROWS_MAX = 1000  # claims of 250 to 500 drain a third slower
 HELD_ROWS_MAX = 4000  # a claim is under way while the workers have this much less to do
@@ -131,7 +134,7 @@ class Drain:
         since = self._watermark.begin()
         self._claim_room.take(bytes_max)
         try:
-            claimed = await self._store.claim(rows_max, bytes_max, self.due_until, time.monotonic, lane, since)
+            claimed = await self._store.queue.claim(rows_max, bytes_max, self.due_until, time.monotonic, lane, since)
         except Unavailable:
             self._watermark.forget()
             raise
@@ -253,7 +256,7 @@ class Drain:
         longest = 5 * self._settings.poll_seconds
         if self._since is not None:
             longest = min(longest, self._watermark.seconds_until_all)
-        due = await self._store.next_due(self._since, longest)
+        due = await self._store.queue.next_due(self._since, longest)
         if self._since is None:
             self._watermark.saw(due.oldest)
         # An overdue row that a claim did not take is locked by somebody: soon, not at once.
@@ -383,7 +386,7 @@ class Drain:
         """Its handler, once its body is there; or its outcome where no handler may see it. Raises Unavailable."""
         body = claimed.row["payload"]
         if body is None:
-            body = await self._store.body(claimed.id)
+            body = await self._store.queue.body(claimed.id)
         if claimed.unsifted and (outcome := await self._sieve.sift_late(claimed, body)) is not None:
             return outcome
         self._chooser.complete(claimed, body)
@@ -454,7 +457,7 @@ class Drain:
         self._settling += 1
         try:
             held = [each for each in batch if not each.claimed.lost]
-            settled = await self._store.settle(held, lane) if held else set()
+            settled = await self._store.results.settle(held, lane) if held else set()
         except Unavailable:
             self._unsettled = batch + self._unsettled
             raise

@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 import hookd
 from chassis.database import Connection, Database
 from processor.drain import Pace
+from processor.holding.claimed import Claimed
 from processor.holding.lease import Leases
-from processor.store import Claimed, Store
+from processor.store import Store
 from rig import seed
 from tests.databases import execute
 from tests.factories import an_event, counts, events, row_of
@@ -240,7 +241,7 @@ async def test_a_thread_keeps_its_event_until_it_ends(database: Database, connec
             for _ in range(4):  # renewed each third of a second, so past the end of its first lease
                 await watch.until("due_at > $1", lease_end)
                 lease_end = (await row_of(connection, event_id))["due_at"]
-                assert await rival.claim(1, 1 << 20, None, time.monotonic) == []
+                assert await rival.queue.claim(1, 1 << 20, None, time.monotonic) == []
             row = await row_of(connection, event_id)
             assert (row["status"], row["attempts"], row["claims"]) == ("new", 1, 1)
             assert row["held_by"] is not None
@@ -555,7 +556,7 @@ async def test_a_blocked_event_loop_keeps_its_lease(database: Database, connecti
         await rival.check()
         blocked.wait(20)
         while blocked.is_set():
-            stolen.extend(await rival.claim(1, 1 << 20, None, time.monotonic))
+            stolen.extend(await rival.queue.claim(1, 1 << 20, None, time.monotonic))
         await rival.close()
 
     thief = asyncio.create_task(asyncio.to_thread(asyncio.run, steal()))

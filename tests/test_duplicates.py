@@ -12,8 +12,10 @@ import hookd as api
 from chassis.database import Connection, Database
 from hookd.store import Store as Front
 from processor.outcome import Outcome
+from processor.settling.store import Settlement
 from processor.sifting.sieve import KEY_CHARACTERS_MAX, key_of
-from processor.store import Contender, Settlement, Store
+from processor.sifting.store import Contender
+from processor.store import Store
 from protocol.providers import PROVIDERS
 from tests.factories import an_event, row_of
 from tests.processing import Handled, Watch, a_handler, fail_once, parts_of, processing
@@ -296,7 +298,7 @@ async def test_the_second_waits_for_the_first(store: Store, database: Database, 
         await connection.execute(
             "INSERT INTO hookd.deliveries VALUES ('github', 'k', $1, now() + interval '1 day')", first
         )
-        decision = asyncio.create_task(store.decide([a_contender(second)]))
+        decision = asyncio.create_task(store.deliveries.decide([a_contender(second)]))
         done, _ = await asyncio.wait({decision}, timeout=0.2)
         assert not done
     assert await decision == {second: first}
@@ -313,7 +315,8 @@ async def test_deciders_in_any_order(database: Database, connection: Connection)
         owners: dict[str, UUID] = {}
         for start in range(0, 300, 100):
             part = ordered[start : start + 100]
-            owned = await store.decide([a_contender(UUID(int=event_id.int + n), name) for n, name in enumerate(part)])
+            contenders = [a_contender(UUID(int=event_id.int + n), name) for n, name in enumerate(part)]
+            owned = await store.deliveries.decide(contenders)
             owners |= {name: owned[UUID(int=event_id.int + n)] for n, name in enumerate(part)}
         return owners
 
@@ -327,14 +330,14 @@ async def test_deciders_in_any_order(database: Database, connection: Connection)
 async def test_who_owns_it(store: Store, connection: Connection) -> None:
     """The least id of a batch; whoever had it; whoever insists; and a copy, once its owner failed."""
     a, b, c = sorted([await an_event(connection) for _ in range(3)])
-    assert await store.decide([a_contender(b), a_contender(a)]) == {a: a, b: a}
-    assert await store.decide([a_contender(b)]) == {b: a}
-    assert await store.decide([a_contender(a)], lane=0) == {a: a}
-    assert await store.decide([a_contender(a), a_contender(b, insists=True)], lane=1) == {a: b, b: b}
-    claimed = await store.claim(10, 1 << 20, None, asyncio.get_running_loop().time)
+    assert await store.deliveries.decide([a_contender(b), a_contender(a)]) == {a: a, b: a}
+    assert await store.deliveries.decide([a_contender(b)]) == {b: a}
+    assert await store.deliveries.decide([a_contender(a)], lane=0) == {a: a}
+    assert await store.deliveries.decide([a_contender(a), a_contender(b, insists=True)], lane=1) == {a: b, b: b}
+    claimed = await store.queue.claim(10, 1 << 20, None, asyncio.get_running_loop().time)
     (of_b,) = [each for each in claimed if each.id == b]
-    await store.settle([Settlement(of_b, Outcome("failed", "broken"), False, "demo")])
-    assert await store.decide([a_contender(c), a_contender(b)]) == {b: b, c: b}
+    await store.results.settle([Settlement(of_b, Outcome("failed", "broken"), False, "demo")])
+    assert await store.deliveries.decide([a_contender(c), a_contender(b)]) == {b: b, c: b}
 
 
 # The database away

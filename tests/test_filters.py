@@ -14,8 +14,8 @@ from processor.chooser import Chooser
 from processor.handling.dispatch import UNDECIDED, Choice
 from processor.handling.event import Event
 from processor.handling.filters import NAMES, Filter, FilterError, compiled
+from processor.holding.claimed import Claimed
 from processor.settings import ProcessorSettings
-from processor.store import Claimed
 from tests.factories import an_event as a_row
 from tests.handling import FORM, SOME_ID, an_event, answered, chosen, dispatch, faults, handler
 from tests.processing import Watch, processing

@@ -10,8 +10,8 @@ import pytest
 import hookd as api
 from chassis.database import Connection, Database
 from hookd.store import Store
+from processor.holding.claimed import BODY_INLINE_BYTES_MAX
 from processor.sifting.sieve import YIELD_EVERY
-from processor.store import BODY_INLINE_BYTES_MAX
 from protocol.providers import PROVIDERS
 from tests.commands import Hookd
 from tests.factories import an_event, counts, events, row_of

@@ -29,7 +29,7 @@ async def store(database: Database) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def maintenance(store: Store) -> Maintenance:
-    return Maintenance(store, retention_days=30)
+    return Maintenance(store.upkeep, retention_days=30)
 
 
 async def day(connection: Connection, when: str) -> str:
@@ -51,8 +51,8 @@ async def test_days_are_made_ahead(store: Store, maintenance: Maintenance, conne
         await drop(connection, missing)
     assert await maintenance.make_days() == "3 made"
     assert await maintenance.make_days() == "0 made"
-    first = await store.today()
-    assert await store.days() == [first + timedelta(days=n) for n in range(15)]
+    first = await store.upkeep.today()
+    assert await store.upkeep.days() == [first + timedelta(days=n) for n in range(15)]
 
 
 async def test_retention(maintenance: Maintenance, connection: Connection) -> None:
@@ -83,13 +83,13 @@ async def test_a_batch_of_keys_is_bounded(store: Store, connection: Connection) 
     """One step deletes no more keys than it may, the longest expired first."""
     await connection.execute(KEYS, "new", timedelta(seconds=-1), 5)
     await connection.execute(KEYS, "old", timedelta(hours=-1), 5)
-    assert await store.forget_deliveries(5) == 5
+    assert await store.upkeep.forget_deliveries(5) == 5
     assert await connection.fetch("SELECT 1 FROM hookd.deliveries WHERE source = 'old'") == []
 
 
 async def test_the_last_success_is_noted(store: Store, maintenance: Maintenance, connection: Connection) -> None:
     """Each step notes when it last succeeded and what it did; the least recent of them is watched."""
-    assert await store.seconds_since_maintenance() is None
+    assert await store.upkeep.seconds_since_maintenance() is None
     await maintenance.run()
     assert await details(connection) == {
         "days": "0 made",
@@ -97,11 +97,11 @@ async def test_the_last_success_is_noted(store: Store, maintenance: Maintenance,
         "keys": "0 forgotten",
         "refused": "0 forgotten",
     }
-    assert await store.seconds_since_maintenance() == pytest.approx(0, abs=5)
+    assert await store.upkeep.seconds_since_maintenance() == pytest.approx(0, abs=5)
     await connection.execute(
         "UPDATE hookd.maintenance SET succeeded_at = now() - interval '1 hour' WHERE step = 'days'"
     )
-    assert await store.seconds_since_maintenance() == pytest.approx(3600, abs=5)
+    assert await store.upkeep.seconds_since_maintenance() == pytest.approx(3600, abs=5)
 
 
 async def test_a_reader_is_waited_for_with_patience(
@@ -126,7 +126,7 @@ async def test_a_reader_that_stays(store: Store, connection: Connection, databas
     with capture_logs() as logs:
         async with reader.transaction():
             await reader.fetch("SELECT FROM hookd.events")
-            await Maintenance(store, retention_days=30, pause_seconds=0.01).run()
+            await Maintenance(store.upkeep, retention_days=30, pause_seconds=0.01).run()
     await reader.close()
     blocked = await day(connection, "40 days ago")
     assert logs == [{"event": "maintenance.blocked", "log_level": "warning", "step": "retention", "days": blocked}]
@@ -142,9 +142,10 @@ async def test_two_processors_at_once(database: Database, connection: Connection
     await connection.execute(KEYS, "github", timedelta(seconds=-1), 3000)
     stores = [Store(database, f"processor {n}", lease_seconds=60) for n in range(3)]
     with capture_logs() as logs:
-        await asyncio.gather(*(Maintenance(store, retention_days=30, pause_seconds=0.02).run() for store in stores))
+        each = [Maintenance(store.upkeep, retention_days=30, pause_seconds=0.02) for store in stores]
+        await asyncio.gather(*(maintenance.run() for maintenance in each))
     assert [line for line in logs if line["event"] == "maintenance.failed"] == []
-    days = await stores[0].days()
+    days = await stores[0].upkeep.days()
     assert len(days) == 15
     assert await connection.fetchval("SELECT count(*) FROM hookd.deliveries") == 0
     for store in stores:
@@ -233,7 +234,7 @@ async def test_refusals_are_forgotten(store: Store, connection: Connection) -> N
     young = await refuse(connection, hours_ago=1.9)
     promoted = await refuse(connection, hours_ago=3)
     await connection.execute("UPDATE hookd.events SET verdict = 'verified' WHERE id = $1", promoted)
-    maintenance = Maintenance(store, retention_days=30, refused_hours=2)
+    maintenance = Maintenance(store.upkeep, retention_days=30, refused_hours=2)
     assert await maintenance.forget_refused() == f"{REFUSED_A_STEP + 2} forgotten"
     left = await connection.fetch("SELECT id FROM hookd.events ORDER BY id")
     assert {event_id for (event_id,) in left} == {young, promoted}

@@ -152,7 +152,7 @@ async def test_it_owns_nothing(processor_url: str, connection: Connection) -> No
     """What it made, days say, belongs to the schema's owner: it owns nothing at all."""
     store = Store(Database(processor_url), "me", lease_seconds=60)
     day = (await at(connection, "20 days")).date()
-    assert await store.add_day(day) is True
+    assert await store.upkeep.add_day(day) is True
     await store.close()
     role = urlsplit(processor_url).username
     owned = await connection.fetch("SELECT relname FROM pg_class WHERE relowner = $1::text::regrole", role)
@@ -232,5 +232,5 @@ async def test_a_processor_without_rights(nobody_url: str, reader_url: str) -> N
         await store.check()
     store = Store(Database(reader_url), "me", lease_seconds=60)
     with pytest.raises(Unavailable, match="permission denied"):
-        await store.claim(1, 1, None, time.monotonic)
+        await store.queue.claim(1, 1, None, time.monotonic)
     await store.close()

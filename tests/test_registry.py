@@ -29,7 +29,7 @@ async def watch(connection: Connection) -> Watch:
 async def test_what_it_knows(database: Database, connection: Connection) -> None:
     """Registered sources with their secrets, the newest first; and of the others those that bear a provider's name."""
     store = Store(database, "me", lease_seconds=60)
-    registry = Registry(store, VAULT)
+    registry = Registry(store.sources, VAULT)
     await registry.open()
     assert registry.sources == UNREGISTERED
     assert (UNREGISTERED["stripe"].mode, UNREGISTERED["stripe"].duplicates) == ("off", "none")
@@ -45,7 +45,7 @@ async def test_what_it_knows(database: Database, connection: Connection) -> None
 async def test_it_is_read_when_it_changed(database: Database, connection: Connection) -> None:
     """As long as the revision is the one known, nothing is read; with another, all is."""
     store = Store(database, "me", lease_seconds=60)
-    registry = Registry(store, VAULT)
+    registry = Registry(store.sources, VAULT)
     await registry.open()
     before = registry.sources
     assert registry.revision is not None

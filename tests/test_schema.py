@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from chassis.database import Connection, Database
+from processor.holding.store import Renewer
 from processor.outcome import PROCESSED
-from processor.store import Renewer, Settlement, Store
+from processor.settling.store import Settlement
+from processor.store import Store
 from tests.factories import an_attempt, an_event, an_id, at, counts, events
 
 PATIENCE_SECONDS = 20.0
@@ -376,9 +378,9 @@ async def scans(connection: Connection) -> dict[str, tuple[int, int]]:
 
 
 async def claim_renew_settle(store: Store, renewer: Renewer, rows: int) -> int:
-    claimed = await store.claim(rows, 1 << 20, None, time.monotonic)
+    claimed = await store.queue.claim(rows, 1 << 20, None, time.monotonic)
     assert len(await renewer.renew(claimed)) == len(claimed)
-    return len(await store.settle([Settlement(each, PROCESSED, True, "demo") for each in claimed]))
+    return len(await store.results.settle([Settlement(each, PROCESSED, True, "demo") for each in claimed]))
 
 
 async def test_every_statement_is_an_index_probe(connection: Connection, database: Database) -> None:
@@ -412,14 +414,14 @@ async def test_a_settle_looks_only_where_its_rows_are(connection: Connection, da
     """Renewing and settling rows of one day leaves the partitions of all other days alone."""
     await events(connection, 20, received="3 days ago")
     store, renewer = Store(database, "me", lease_seconds=60), Renewer(database, lease_seconds=60)
-    claimed = await store.claim(20, 1 << 20, None, time.monotonic)
+    claimed = await store.queue.claim(20, 1 << 20, None, time.monotonic)
     await store.close()
     before = await scans(connection)
     for _ in range(7):
         assert len(await renewer.renew(claimed)) == 20
     settlements = [Settlement(each, PROCESSED, True, "demo") for each in claimed]
     for start in range(0, 20, 2):
-        assert len(await store.settle(settlements[start : start + 2])) == 2
+        assert len(await store.results.settle(settlements[start : start + 2])) == 2
     await store.close()
     await renewer.close()
     after = await scans(connection)

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chassis.database import Connection, Database, DatabaseError, Unavailable
+from processor.holding.claimed import BODY_INLINE_BYTES_MAX, Claimed, Found
+from processor.holding.store import Renewer
 from processor.outcome import (
     DIED,
     PROCESSED,
@@ -24,7 +26,8 @@ from processor.outcome import (
     gave_up,
     handed_back,
 )
-from processor.store import BODY_INLINE_BYTES_MAX, Claimed, Found, Renewer, Settlement, Store
+from processor.settling.store import Settlement
+from processor.store import Store
 from rig import seed
 from tests.factories import an_event, at, counts, events, row_of
 
@@ -53,7 +56,7 @@ async def renewer(database: Database) -> AsyncIterator[Renewer]:
 
 
 async def claim(store: Store, rows: int = 100, bytes_max: int = PLENTY) -> list[Claimed]:
-    return await store.claim(rows, bytes_max, None, time.monotonic)
+    return await store.queue.claim(rows, bytes_max, None, time.monotonic)
 
 
 def settlement(claimed: Claimed, outcome: Outcome = PROCESSED, *, noted: bool | None = None) -> Settlement:
@@ -113,9 +116,9 @@ async def test_only_what_is_due_is_claimed(store: Store, connection: Connection)
     await an_event(connection, status="processed")
     await an_event(connection, status="failed")
     assert await claim(store) == []
-    assert await store.seconds_until_due() == pytest.approx(60, abs=5)
+    assert await store.queue.seconds_until_due() == pytest.approx(60, abs=5)
     await connection.execute("DELETE FROM hookd.events WHERE due_at < 'infinity'")
-    assert await store.seconds_until_due() is None
+    assert await store.queue.seconds_until_due() is None
 
 
 async def test_a_claim_is_bounded_in_rows(store: Store, connection: Connection) -> None:
@@ -141,14 +144,14 @@ async def test_a_large_body_does_not_come_with_the_claim(store: Store, connectio
     first, second = await claim(store, bytes_max=len(small))
     assert (first.row["payload"], first.row["bytes"]) == (small, len(small))
     assert (second.row["payload"], second.row["bytes"]) == (None, len(large))
-    assert await store.body(event_id) == large
+    assert await store.queue.body(event_id) == large
 
 
 async def test_a_claim_up_to_a_time(store: Store, connection: Connection) -> None:
     """`--once` claims what was due when it started: nothing that became due since."""
     early = await an_event(connection, due="2 minutes ago")
     await an_event(connection, due="1 minute ago")
-    claimed = await store.claim(10, PLENTY, await at(connection, "90 seconds ago"), time.monotonic)
+    claimed = await store.queue.claim(10, PLENTY, await at(connection, "90 seconds ago"), time.monotonic)
     assert ids(claimed) == [early]
 
 
@@ -159,7 +162,7 @@ async def test_an_expired_lease_is_claimed_again(store: Store, connection: Conne
     assert (claimed.row["died"], claimed.row["attempts"], claimed.row["claims"]) == (True, 2, 2)
     row = await row_of(connection, event_id)
     assert (row["held_by"], row["reason"]) == ("a processor", DIED)
-    await store.settle([settlement(claimed)])
+    await store.results.settle([settlement(claimed)])
     assert (await row_of(connection, event_id))["reason"] is None
 
 
@@ -167,7 +170,7 @@ async def test_a_death_is_remembered_when_the_row_is_handed_back(store: Store, c
     """A row whose holder died, and which is then handed over, is still known for that; any other is not."""
     dead = await an_event(connection, held_by="a dead one", attempts=2, claims=2, due="1 second ago")
     await an_event(connection)
-    await store.settle([settlement(each, handed_back(each.row["claims"])) for each in await claim(store)])
+    await store.results.settle([settlement(each, handed_back(each.row["claims"])) for each in await claim(store)])
     assert {each.id: each.row["died"] for each in await claim(store)}[dead] is True
     assert sum(each.row["died"] for each in await claim(store)) == 0
 
@@ -210,7 +213,7 @@ async def test_what_comes_with_a_claim(store: Store, connection: Connection) -> 
     (claimed,) = await claim(store)
     told = claimed.row
     assert (told["id"], told["revision"], told["verdict"], told["replayed"]) == (event_id, revision, "verified", True)
-    assert (await store.sources())[0] == revision > 0
+    assert (await store.sources.read())[0] == revision > 0
 
 
 # Renew
@@ -259,7 +262,7 @@ async def test_settling(store: Store, connection: Connection) -> None:
         await an_event(connection, due=f"{minutes} minutes ago")
     good, bad, again, back, ignored = claimed = await claim(store)
     outcomes = [PROCESSED, FAILED, RETRIED, handed_back(1, 30.0), Outcome("processed", "ignored: no handler")]
-    settled = await store.settle([settlement(*pair) for pair in zip(claimed, outcomes, strict=True)])
+    settled = await store.results.settle([settlement(*pair) for pair in zip(claimed, outcomes, strict=True)])
     assert settled == set(ids(claimed))
     rows = [await row_of(connection, each.id) for each in claimed]
     assert [(row["status"], row["reason"], row["attempts"]) for row in rows] == [
@@ -283,9 +286,9 @@ async def test_a_settle_sent_twice(store: Store, connection: Connection) -> None
     for outcome in (PROCESSED, FAILED, RETRIED, handed_back(1, 30.0)):
         event_id = await an_event(connection)
         (claimed,) = await claim(store)
-        assert await store.settle([settlement(claimed, outcome)]) == {event_id}
+        assert await store.results.settle([settlement(claimed, outcome)]) == {event_id}
         before = await row_of(connection, event_id), await counts(connection), await attempts(connection)
-        assert await store.settle([settlement(claimed, outcome)]) == set()
+        assert await store.results.settle([settlement(claimed, outcome)]) == set()
         assert (await row_of(connection, event_id), await counts(connection), await attempts(connection)) == before
         assert before[0]["attempts"] == 1 - outcome.refund
 
@@ -294,9 +297,9 @@ async def test_a_settle_after_a_replay(store: Store, connection: Connection) -> 
     """A settle that is sent again after somebody replayed the event does not undo the replay."""
     event_id = await an_event(connection)
     (claimed,) = await claim(store)
-    await store.settle([settlement(claimed, FAILED)])
+    await store.results.settle([settlement(claimed, FAILED)])
     await connection.execute(REPLAY, event_id)
-    assert await store.settle([settlement(claimed, FAILED)]) == set()
+    assert await store.results.settle([settlement(claimed, FAILED)]) == set()
     row = await row_of(connection, event_id)
     assert (row["status"], row["attempts"], row["claims"], row["held_by"]) == ("new", 0, 1, None)
 
@@ -308,10 +311,10 @@ async def test_a_late_settle_changes_nothing(store: Store, database: Database, c
     await connection.execute("UPDATE hookd.events SET due_at = now() - interval '1 s'")
     other = Store(database, "another", lease_seconds=LEASE_SECONDS)
     (alive,) = await claim(other)
-    assert await store.settle([settlement(zombie, FAILED)]) == set()
+    assert await store.results.settle([settlement(zombie, FAILED)]) == set()
     assert (await row_of(connection, event_id))["held_by"] == "another"
-    await other.settle([settlement(alive, RETRIED)])
-    assert await store.settle([settlement(zombie)]) == set()
+    await other.results.settle([settlement(alive, RETRIED)])
+    assert await store.results.settle([settlement(zombie)]) == set()
     assert (await row_of(connection, event_id))["status"] == "new"
     assert await counts(connection) == {}
     await other.close()
@@ -322,7 +325,7 @@ async def test_a_settle_after_a_renewal(store: Store, renewer: Renewer, connecti
     event_id = await an_event(connection)
     claimed = await claim(store)
     await renewer.renew(claimed)
-    assert await store.settle([settlement(claimed[0])]) == {event_id}
+    assert await store.results.settle([settlement(claimed[0])]) == {event_id}
 
 
 async def test_a_renewal_after_a_settle(store: Store, renewer: Renewer, connection: Connection) -> None:
@@ -330,7 +333,7 @@ async def test_a_renewal_after_a_settle(store: Store, renewer: Renewer, connecti
     for outcome in (RETRIED, handed_back(1, 30.0)):
         event_id = await an_event(connection)
         claimed = await claim(store)
-        await store.settle([settlement(claimed[0], outcome)])
+        await store.results.settle([settlement(claimed[0], outcome)])
         assert await renewer.renew(claimed) == set()
         assert await seconds_until(connection, event_id) == pytest.approx(outcome.delay, abs=10)
 
@@ -341,7 +344,7 @@ async def test_settling_and_renewing_at_once(store: Store, renewer: Renewer, con
     claimed = await claim(store)
     batches = [claimed[start : start + 20] for start in range(0, 60, 20)]
     for batch in batches:
-        settling = store.settle([settlement(each) for each in batch])
+        settling = store.results.settle([settlement(each) for each in batch])
         renewing = [renewer.renew(batch[::-1]) for _ in range(3)]
         settled, *_ = await asyncio.gather(settling, *renewing)
         assert settled == set(ids(batch))
@@ -351,7 +354,7 @@ async def test_two_results_of_one_row(store: Store, connection: Connection) -> N
     """Of two results of one claim in one batch one is taken, and counted once."""
     event_id = await an_event(connection)
     (claimed,) = await claim(store)
-    assert await store.settle([settlement(claimed), settlement(claimed, FAILED)]) == {event_id}
+    assert await store.results.settle([settlement(claimed), settlement(claimed, FAILED)]) == {event_id}
     assert sum((await counts(connection)).values()) == 1
 
 
@@ -365,7 +368,7 @@ async def test_a_result_that_cannot_be_recorded_fails_alone(store: Store, connec
     outcomes = dict.fromkeys(ids(claimed), PROCESSED)
     bad = {claimed[2].id: "a\0b", claimed[7].id: "\ud800"}
     outcomes |= {event_id: Outcome("new", words, 5.0) for event_id, words in bad.items()}
-    assert await store.settle([settlement(each, outcomes[each.id]) for each in claimed]) == set(ids(claimed))
+    assert await store.results.settle([settlement(each, outcomes[each.id]) for each in claimed]) == set(ids(claimed))
     for event_id in bad:
         row = await row_of(connection, event_id)
         assert row["status"] == "failed"
@@ -379,7 +382,7 @@ async def test_whatever_a_handler_raises_is_recorded(store: Store, connection: C
     await events(connection, len(words))
     claimed = await claim(store)
     outcomes = [conclude(ended_with(ValueError(each)), 10, 10) for each in words]
-    settled = await store.settle([settlement(*pair) for pair in zip(claimed, outcomes, strict=True)])
+    settled = await store.results.settle([settlement(*pair) for pair in zip(claimed, outcomes, strict=True)])
     assert settled == set(ids(claimed))
     for each in claimed:
         row = await row_of(connection, each.id)
@@ -400,12 +403,12 @@ async def test_failed_attempts_are_kept(store: Store, connection: Connection) ->
     replayed = "UPDATE hookd.events SET due_at = now() WHERE id = $1", event_id
     for outcome in (RETRIED, handed_back(2), FAILED):
         (claimed,) = await claim(store)
-        await store.settle([settlement(claimed, outcome)])
+        await store.results.settle([settlement(claimed, outcome)])
         await connection.execute(*replayed)
     await connection.execute(REPLAY, event_id)
     for outcome in (RETRIED, PROCESSED):
         (claimed,) = await claim(store)
-        await store.settle([settlement(claimed, outcome)])
+        await store.results.settle([settlement(claimed, outcome)])
         await connection.execute(*replayed)
     assert [(row["claim"], row["attempt"]) for row in await attempts(connection)] == [(1, 1), (3, 2), (4, 1)]
     assert {(row["event_id"], row["error"], row["traceback"]) for row in await attempts(connection)} == {
@@ -417,7 +420,7 @@ async def test_the_attempt_that_died_is_the_last(store: Store, connection: Conne
     """An event whose process died on its last attempt fails with ten attempts, not eleven, and that one is kept."""
     event_id = await an_event(connection, held_by="a dead one", attempts=10, claims=12, due="1 second ago")
     (claimed,) = await claim(store)
-    await store.settle([settlement(claimed, gave_up(claimed.row["attempts"], claimed.row["reason"]))])
+    await store.results.settle([settlement(claimed, gave_up(claimed.row["attempts"], claimed.row["reason"]))])
     row = await row_of(connection, event_id)
     assert (row["status"], row["attempts"], row["claims"]) == ("failed", 10, 13)
     assert row["reason"] == "gave up after 10 attempts: the processor died while handling it"
@@ -454,7 +457,7 @@ async def test_counts_are_what_the_table_says(
             sent += [settlement(each) for each in await claim(store, 2)]
         sent += batch
         for start in range(0, len(sent), 5):
-            await store.settle(sent[start : start + 5])
+            await store.results.settle(sent[start : start + 5])
     table = await connection.fetch(
         "SELECT (received_at AT TIME ZONE 'UTC')::date, source, status, count(*) FROM hookd.events"
         " WHERE status <> 'new' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
@@ -494,17 +497,17 @@ async def test_a_connection_that_was_cut(store: Store, connection: Connection) -
     with contextlib.suppress(Unavailable):
         await claim(store)
     assert await claim(store) == []
-    assert await store.settle([settlement(claimed)]) == {event_id}
+    assert await store.results.settle([settlement(claimed)]) == {event_id}
 
 
 async def test_one_drain_at_a_time(store: Store, database: Database) -> None:
     """Of several `--once` one drains; when it has gone, another may."""
     other = Store(database, "another", lease_seconds=LEASE_SECONDS)
-    assert await store.only_drain() is True
-    assert await other.only_drain() is False
+    assert await store.queue.only_drain() is True
+    assert await other.queue.only_drain() is False
     await store.close()
     async with asyncio.timeout(20):
-        while not await other.only_drain():
+        while not await other.queue.only_drain():
             pass
     await other.close()
 
@@ -524,7 +527,7 @@ async def test_what_was_found_is_written(store: Store, connection: Connection) -
     for each, found in zip(claimed, founds, strict=True):
         each.learn(found)
     outcomes = [PROCESSED, PROCESSED, RETRIED, FAILED, handed_back(1)]
-    settled = await store.settle([settlement(*pair) for pair in zip(claimed, outcomes, strict=True)])
+    settled = await store.results.settle([settlement(*pair) for pair in zip(claimed, outcomes, strict=True)])
     assert settled == set(ids(claimed))
     rows = [await row_of(connection, each.id) for each in claimed]
     assert [(row["event_type"], row["delivery_id"], row["verdict"]) for row in rows] == [
@@ -544,8 +547,8 @@ async def test_a_verdict_outlives_the_next_claim(store: Store, connection: Conne
     event_id = await an_event(connection)
     (claimed,) = await claim(store)
     claimed.learn(Found(verdict="verified"))
-    await store.settle([settlement(claimed, handed_back(1))])
-    await store.settle([settlement(each) for each in await claim(store)])
+    await store.results.settle([settlement(claimed, handed_back(1))])
+    await store.results.settle([settlement(each) for each in await claim(store)])
     assert (await row_of(connection, event_id))["verdict"] == "verified"
 
 
@@ -567,7 +570,7 @@ async def test_plans_made_while_the_day_was_empty(store: Store, renewer: Renewer
         claimed = await claim(store, 100)
         assert len(claimed) == 100
         assert await renewer.renew(claimed) == set(ids(claimed))
-        assert await store.settle([settlement(each) for each in claimed]) == set(ids(claimed))
+        assert await store.results.settle([settlement(each) for each in claimed]) == set(ids(claimed))
     await store.close()
     await renewer.close()  # a backend that ends tells its statistics
     # Entries of rows just claimed or settled are passed by until they are dead to all; a scan of the day reads 20,000

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 import hookd
 from chassis.database import Connection, Database
+from processor.claiming.store import oldest_due
 from processor.claiming.watermark import ALL_SECONDS, SLACK, Watermark
+from processor.holding.claimed import Claimed
 from processor.outcome import PROCESSED
-from processor.store import Claimed, Settlement, Store, oldest_due
+from processor.settling.store import Settlement
+from processor.store import Store
 from rig import seed
 from rig.postgres import connected
 from tests.factories import an_event, at, events, row_of
@@ -45,7 +48,7 @@ async def store(database: Database) -> AsyncIterator[Store]:
 
 
 async def claim(store: Store, since: datetime | None = None, rows: int = 100) -> list[Claimed]:
-    return await store.claim(rows, PLENTY, None, time.monotonic, 0, since)
+    return await store.queue.claim(rows, PLENTY, None, time.monotonic, 0, since)
 
 
 # When a claim looks at all there is
@@ -108,14 +111,14 @@ async def test_a_claim_from_a_watermark_on(store: Store, connection: Connection)
     before = await an_event(connection, due="2 hours ago")
     there = await an_event(connection, due="1 hour ago")
     since = (await row_of(connection, there))["due_at"]
-    assert (await store.next_due(since)).due_at == since
+    assert (await store.queue.next_due(since)).due_at == since
     assert [each.id for each in await claim(store, since)] == [there]
     assert await claim(store, since) == []
-    assert (await store.next_due(since, 50)).due_at is None
-    due = await store.next_due(since, 61)
+    assert (await store.queue.next_due(since, 50)).due_at is None
+    due = await store.queue.next_due(since, 61)
     assert due.seconds == pytest.approx(60, abs=10)  # the lease of the one that is held
     assert due.oldest == due.now
-    assert (await store.next_due()).due_at == (await row_of(connection, before))["due_at"]
+    assert (await store.queue.next_due()).due_at == (await row_of(connection, before))["due_at"]
     assert [each.id for each in await claim(store)] == [before]
 
 
@@ -125,12 +128,12 @@ async def test_a_claim_says_since_when_its_oldest_was_due(store: Store, connecti
     await events(connection, 5, due=moment)
     await an_event(connection, due="1 minute ago")
     assert oldest_due(await claim(store, rows=3)) == moment
-    assert oldest_due(await store.claim(10, 0, None, time.monotonic)) == moment
+    assert oldest_due(await store.queue.claim(10, 0, None, time.monotonic)) == moment
 
 
 async def test_what_is_due_next_where_nothing_is(store: Store) -> None:
     """Of an empty table the next claims need look from now on only."""
-    due = await store.next_due()
+    due = await store.queue.next_due()
     assert (due.due_at, due.seconds, due.oldest) == (None, None, due.now)
 
 
@@ -169,7 +172,7 @@ async def test_a_drain_that_ends_looks_at_all_before(database: Database, connect
     """`--once` has drained all when a claim that looked at all there is found nothing, and waits for nothing before."""
     parts = parts_of(database, Gate().pass_through, poll_seconds=3600)
     await an_event(connection)
-    parts.drain.due_until = await parts.store.now()
+    parts.drain.due_until = await parts.store.queue.now()
     assert await parts.drain.claim() == 1
     await an_event(connection, due="5 hours ago")
     while not parts.drain.exhausted:
@@ -199,8 +202,8 @@ async def test_claims_stay_flat_beside_a_held_snapshot(
         store = Store(database, "a processor", lease_seconds=60)
         settled = 0
         while claimed := await claim(store, rows=1000):
-            settled += len(await store.settle([Settlement(each, PROCESSED, False, "a") for each in claimed]))
-        since = (await store.next_due()).oldest
+            settled += len(await store.results.settle([Settlement(each, PROCESSED, False, "a") for each in claimed]))
+        since = (await store.queue.next_due()).oldest
         await store.close()
         await has_left(connection)
         assert settled == count
@@ -209,7 +212,7 @@ async def test_claims_stay_flat_beside_a_held_snapshot(
             before = await entries_read(connection)
             for _ in range(claims):
                 assert await claim(store, watermark) == []
-                await store.next_due(watermark, None if watermark is None else 1.0)
+                await store.queue.next_due(watermark, None if watermark is None else 1.0)
             await store.close()
             await has_left(connection)
             read[name] = await entries_read(connection) - before

@@ -9,8 +9,10 @@ from faults.scene import Scene
 DRIVES_THE_STORE = """\
 import subprocess, sys
 from chassis.database import Database
+from processor.holding.store import Renewer
 from processor.outcome import PROCESSED, Outcome
-from processor.store import Renewer, Settlement, Store
+from processor.settling.store import Settlement
+from processor.store import Store
 
 OUTCOMES = (PROCESSED, Outcome("failed", "rejected"), Outcome("new", "again", 3600))
 MIB = 1024 * 1024
@@ -25,13 +27,13 @@ async def drive():
     store, renewer = Store(database, "driver", lease_seconds=60), Renewer(database, lease_seconds=60)
 
     async def claim(count):
-        held = await store.claim(count, 64 * MIB, None, time.monotonic)
+        held = await store.queue.claim(count, 64 * MIB, None, time.monotonic)
         with open(os.path.join(HERE, "handled"), "a") as file:
             file.writelines(f"{each.id} {each.row['attempts']} 0\\n" for each in held)
         return held
 
     async def settles(held, count, when):
-        settled = len(await store.settle(settlements(held), lane=count % 2))
+        settled = len(await store.results.settle(settlements(held), lane=count % 2))
         assert settled == count, f"{when}: {settled} rows settled instead of {count}"
 
     held = await claim(10)

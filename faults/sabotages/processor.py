@@ -6,27 +6,29 @@ from typing import Any
 
 from chassis.database import Unavailable
 from faults.sabotage import sabotage
-from processor import drain, store
+from processor import drain
+from processor.claiming import store as claiming
 from processor.drain import Drain
 from processor.holding.lease import Leases
 from processor.outcome import RETURNED, Outcome
 from processor.running import workers
+from processor.settling import store as settling
 
 
 @sabotage
 def no_fence() -> None:
     """A settle writes whatever it is told, whoever holds the row by now."""
     fence = " AND e.claims = r.claims AND e.status = 'new' AND e.held_by IS NOT NULL"
-    assert fence in store.SETTLE
-    store.SETTLE = store.SETTLE.replace(fence, "")
+    assert fence in settling.SETTLE
+    settling.SETTLE = settling.SETTLE.replace(fence, "")
 
 
 @sabotage
 def no_lease() -> None:
     """A claim holds its rows for no time at all."""
     lease = "due_at = now() + make_interval(secs => $3)"
-    assert lease in store.CLAIM
-    store.CLAIM = store.CLAIM.replace(lease, "due_at = now() + 0 * make_interval(secs => $3)")
+    assert lease in claiming.CLAIM
+    claiming.CLAIM = claiming.CLAIM.replace(lease, "due_at = now() + 0 * make_interval(secs => $3)")
 
 
 @sabotage
@@ -38,23 +40,23 @@ def no_renewal() -> None:
 @sabotage
 def no_skip_locked() -> None:
     """Two claims at the same moment take the same rows."""
-    assert "FOR UPDATE SKIP LOCKED),\nfit" in store.CLAIM
-    store.CLAIM = store.CLAIM.replace("FOR UPDATE SKIP LOCKED),\nfit", "),\nfit")
+    assert "FOR UPDATE SKIP LOCKED),\nfit" in claiming.CLAIM
+    claiming.CLAIM = claiming.CLAIM.replace("FOR UPDATE SKIP LOCKED),\nfit", "),\nfit")
 
 
 @sabotage
 def leave_the_dead() -> None:
     """What is held when its holder dies is never claimed again."""
     due = "WHERE status = 'new' AND due_at <="
-    assert due in store.CLAIM
-    store.CLAIM = store.CLAIM.replace(due, "WHERE held_by IS NULL AND status = 'new' AND due_at <=")
+    assert due in claiming.CLAIM
+    claiming.CLAIM = claiming.CLAIM.replace(due, "WHERE held_by IS NULL AND status = 'new' AND due_at <=")
 
 
 @sabotage
 def no_attempts() -> None:
     """A claim does not count the attempt."""
-    assert "attempts = e.attempts + 1" in store.CLAIM
-    store.CLAIM = store.CLAIM.replace("attempts = e.attempts + 1", "attempts = greatest(e.attempts, 1)")
+    assert "attempts = e.attempts + 1" in claiming.CLAIM
+    claiming.CLAIM = claiming.CLAIM.replace("attempts = e.attempts + 1", "attempts = greatest(e.attempts, 1)")
 
 
 @sabotage

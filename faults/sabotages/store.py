@@ -12,8 +12,10 @@ from ingest.batch import Lane
 from ingest.knowledge import Knowledge
 from ingest.receiver import Receiver
 from migrations import store as migrating
-from processor import store as processing
-from processor.store import Store
+from processor import links
+from processor.settling import store as settling
+from processor.settling.store import Results
+from processor.upkeep.store import Upkeep
 
 
 @sabotage
@@ -29,20 +31,20 @@ def refuse_whole_batches() -> None:
 @sabotage
 def condemn_whole_batches() -> None:
     """A settle with a row that PostgreSQL refuses fails all of its rows."""
-    settle_one = Store._settle_unrecordable
-    settle = Store.settle
+    settle_one = Results._settle_unrecordable
+    settle = Results.settle
 
-    async def condemn(self: Store, settlements: Any, lane: int = 0) -> Any:
+    async def condemn(self: Results, settlements: Any, lane: int = 0) -> Any:
         if len(settlements) == 1:
             return await settle(self, settlements, lane)
         try:
             return await self._settling[lane].run(
-                lambda connection: processing._settle(connection, settlements), timeout=10
+                lambda connection: settling._settle(connection, settlements), timeout=10
             )
         except DATA_ERRORS as error:
             return set().union(*[await settle_one(self, each, error, lane) for each in settlements])
 
-    Store.settle = condemn  # type: ignore[method-assign]
+    Results.settle = condemn  # type: ignore[method-assign]
 
 
 @sabotage
@@ -58,15 +60,15 @@ def never_make_a_day() -> None:
 @sabotage
 def let_the_planner_choose() -> None:
     """Claims and settles may scan a table, if its statistics say so."""
-    processing.PLANS.clear()
-    processing.CLAIM_PLANS.clear()
+    links.PLANS.clear()
+    links.CLAIM_PLANS.clear()
 
 
 @sabotage
 def wait_for_locks() -> None:
     """A day is dropped by one who waits for the table's lock, everybody else behind him."""
 
-    async def drop_day(self: Store, day: date) -> str:
+    async def drop_day(self: Upkeep, day: date) -> str:
         async def work(connection: Connection) -> str:
             async with connection.transaction():
                 await connection.execute("LOCK TABLE hookd.events IN ACCESS EXCLUSIVE MODE")
@@ -74,19 +76,19 @@ def wait_for_locks() -> None:
 
         return await self._side.run(work, timeout=30)
 
-    Store.drop_day = drop_day  # type: ignore[method-assign]
+    Upkeep.drop_day = drop_day  # type: ignore[method-assign]
 
 
 @sabotage
 def drop_days_with_new_events() -> None:
     """A day that is over is dropped, whatever is in it."""
 
-    async def drop_day(self: Store, day: date) -> str:
+    async def drop_day(self: Upkeep, day: date) -> str:
         name = f"hookd.events_{day:%Y%m%d}"
         await self._side.run(lambda connection: connection.execute(f"DROP TABLE {name}"), timeout=10)
         return "dropped"
 
-    Store.drop_day = drop_day  # type: ignore[method-assign]
+    Upkeep.drop_day = drop_day  # type: ignore[method-assign]
 
 
 @sabotage

@@ -26,8 +26,8 @@ from processor.handling.declare import ANY
 from processor.handling.dispatch import Dispatch
 from processor.handling.handler import Handler
 from processor.handling.rules import Rules
+from processor.holding.claimed import Claimed
 from processor.sifting.registry import cannot_judge
-from processor.store import Claimed
 from processor.waiter import Waiter
 from protocol.challenge import Answer
 
@@ -121,7 +121,7 @@ class Replier:
         try:
             await check(self._database)
             await self._parts.registry.read()
-            for name in await self._parts.store.counted_sources():
+            for name in await self._parts.store.results.counted_sources():
                 self._parts.folded(name)
         except DatabaseError:
             raise

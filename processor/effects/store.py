@@ -10,7 +10,7 @@ import asyncpg
 
 from chassis.database import FAILURES, Connection, Database, Unavailable
 from processor.outcome import Cut, Ending, Saved, ended_with
-from processor.store import Settlement
+from processor.settling.store import Settlement
 
 Proxy: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"

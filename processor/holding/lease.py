@@ -11,7 +11,8 @@ from uuid import UUID
 
 from chassis.database import Database, Unavailable
 from chassis.logs import get_logger
-from processor.store import Claimed, Renewer
+from processor.holding.claimed import Claimed
+from processor.holding.store import Renewer
 
 MISSES_MAX = 2  # one may be a settle on its way; after two the row is another's
 ROWS_MAX = 1000

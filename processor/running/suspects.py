@@ -20,6 +20,7 @@ from processor.effects.store import Seal, Transactions
 from processor.handling.app import AppError, load
 from processor.handling.dispatch import Choice
 from processor.handling.event import Event
+from processor.holding.claimed import Claimed
 from processor.outcome import (
     HOLDER_DIED,
     Cut,
@@ -32,7 +33,6 @@ from processor.outcome import (
     timed_out,
 )
 from processor.running.workers import call
-from processor.store import Claimed
 
 START_SECONDS = 30.0  # importing the app counts neither for nor against the handler
 LATE_SECONDS = 1.0  # between the cancelling of a handler and the end of a child whose handler goes on

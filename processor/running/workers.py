@@ -9,8 +9,8 @@ from typing import TypeAlias
 from processor.effects.store import Transaction
 from processor.handling.dispatch import Choice
 from processor.handling.event import Event
+from processor.holding.claimed import Claimed
 from processor.outcome import Cut, Ending, ended_by, ended_with, timed_out
-from processor.store import Claimed
 
 YIELD_EVERY = 100  # handlers that never wait would else keep the event loop to themselves
 WATCH_SECONDS = 0.1

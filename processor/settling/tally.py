@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from chassis.logs import get_logger
 from chassis.metrics import Folded, Metric
+from processor.holding.claimed import Claimed
 from processor.outcome import Outcome
-from processor.store import Claimed, Settlement
+from processor.settling.store import Settlement
 
 LINES_MAX = 20  # failures told one by one between two summaries; a flood of them is a number
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from chassis.logs import get_logger
 from chassis.vault import Vault
-from processor.store import Store
+from processor.sifting.store import Sources
 from protocol.providers import PROVIDERS
 from protocol.source import Source, source_of
 
@@ -25,8 +25,8 @@ class Unjudgeable(Exception):
 class Registry:
     """Sources by their names, at a revision."""
 
-    def __init__(self, store: Store, vault: Vault) -> None:
-        self._store = store
+    def __init__(self, table: Sources, vault: Vault) -> None:
+        self._table = table
         self._vault = vault
         self.sources = UNREGISTERED
         self.revision: int | None = None
@@ -48,7 +48,7 @@ class Registry:
 
     async def _renewed(self) -> list[Source]:
         """Those that cannot be judged; all that they send fails."""
-        revision, records = await self._store.sources()
+        revision, records = await self._table.read()
         registered = {record["name"]: source_of(dict(record), self._vault.unseal) for record in records}
         self.sources, self.revision = {**UNREGISTERED, **registered}, revision
         return [source for source in registered.values() if cannot_judge(source)]

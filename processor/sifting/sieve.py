@@ -13,11 +13,12 @@ import orjson
 
 from processor import outcome
 from processor.chooser import Chooser
+from processor.holding.claimed import Claimed, Found
 from processor.outcome import Ending, Outcome
 from processor.settings import ProcessorSettings
 from processor.sifting.certificates import Amazon, Unfetched
 from processor.sifting.registry import Registry
-from processor.store import Claimed, Contender, Found, Store
+from processor.sifting.store import Contender, Deliveries
 from protocol import storable
 from protocol.challenge import sns_confirmation
 from protocol.request import Request
@@ -34,10 +35,10 @@ class Sieve:
     """Settles what no handler may see; the rest goes on, with what was found."""
 
     def __init__(
-        self, registry: Registry, store: Store, chooser: Chooser, amazon: Amazon, settings: ProcessorSettings
+        self, registry: Registry, deliveries: Deliveries, chooser: Chooser, amazon: Amazon, settings: ProcessorSettings
     ) -> None:
         self._registry = registry
-        self._store = store
+        self._deliveries = deliveries
         self._chooser = chooser
         self._amazon = amazon
         self._window_seconds_max = settings.retention_days * DAY_SECONDS
@@ -129,7 +130,7 @@ class Sieve:
     async def _decided(self, passed: Sequence[tuple[Claimed, Source]], lane: int | None = None) -> dict[UUID, Outcome]:
         """Duplicates, and what a probe sent. The decision is committed when this returns."""
         contenders = [self._contender(each, source) for each, source in passed if self._contends(each, source)]
-        owners = await self._store.decide(contenders, lane) if contenders else {}
+        owners = await self._deliveries.decide(contenders, lane) if contenders else {}
         outcomes = {each.id: outcome.PROBED for each, source in passed if source.is_probe}
         for each in contenders:
             owner = owners[each.event_id]

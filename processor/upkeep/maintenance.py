@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from chassis.database import DATA_ERRORS, Unavailable
 from chassis.logs import get_logger
-from processor.store import Store
+from processor.upkeep.store import Upkeep
 
 EVERY_SECONDS = 600.0
 DAYS_AHEAD = 14
@@ -26,7 +26,7 @@ class Maintenance:
     """Idempotent; of many processors each step is done by one."""
 
     def __init__(
-        self, store: Store, *, retention_days: int, refused_hours: float = 24.0, pause_seconds: float = PAUSE_SECONDS
+        self, store: Upkeep, *, retention_days: int, refused_hours: float = 24.0, pause_seconds: float = PAUSE_SECONDS
     ) -> None:
         self._store = store
         self._retention_days = retention_days
