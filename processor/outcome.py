@@ -15,6 +15,7 @@ from protocol.challenge import Answer
 WAITS = (0, 5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 JITTER = 0.2
 HANDED_BACK_SECONDS = 30.0  # until a processor that has the handler looks again
+UNREADY_SECONDS = 1.0  # until a row is tried again that could not be made ready
 CLAIMS_MAX = 100  # after so many claims a hand-over no longer gives the attempt back: nothing loops for ever
 DIED = "the processor died while handling it"
 

@@ -2,6 +2,7 @@
 
 from chassis.database import Database
 from processor.claiming.store import Queue
+from processor.holding.store import Bodies
 from processor.links import Links
 from processor.settling.store import Results
 from processor.sifting.store import Deliveries, Sources
@@ -14,6 +15,7 @@ class Store:
     def __init__(self, database: Database, holder: str, *, lease_seconds: float, name: str = "processor") -> None:
         self._links = Links(database, name)
         self.queue = Queue(self._links, holder, lease_seconds)
+        self.bodies = Bodies(self._links)
         self.sources = Sources(self._links)
         self.deliveries = Deliveries(self._links)
         self.results = Results(self._links)

@@ -9,11 +9,11 @@ from uuid import UUID
 
 from chassis.database import Connection, Database
 from chassis.vault import Vault
-from processor.daemon import Parts
 from processor.handling.declare import ANY, Declaration, Retry
 from processor.handling.dispatch import Dispatch
 from processor.handling.event import Event
 from processor.handling.handler import Handler, handler_of
+from processor.parts import Parts
 from processor.settings import ProcessorSettings
 from processor.sifting.certificates import Amazon
 from tests.registering import VAULT

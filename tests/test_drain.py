@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 import hookd
 from chassis.database import Connection, Database
-from processor.drain import Pace
+from processor.claiming.pace import Pace
 from processor.holding.claimed import Claimed
 from processor.holding.lease import Leases
 from processor.store import Store
@@ -272,7 +272,7 @@ async def test_too_many_stuck_threads(
             handler_timeout_seconds=0.1,
             grace_seconds=0,
         ) as parts:
-            await asyncio.wait_for(parts.drain.stuck.wait(), 20)
+            await asyncio.wait_for(parts.watchdog.stuck.wait(), 20)
     release.set()
     assert sum(line["event"] == "thread.stuck" for line in logs) >= 2
     # What hangs has had an attempt, or it would be tried for ever; the rest is handed over.
@@ -354,7 +354,7 @@ async def test_handlers_at_once(database: Database, connection: Connection, watc
     gate = Gate()
     async with processing(database, gate.pass_through, concurrency=3) as parts:
         await gate.entered(3)
-        assert parts.drain.workers.running == 3
+        assert parts.runner.workers.running == 3
         # No transaction is open while they run.
         assert await connection.fetchval(IN_TRANSACTION) == 0
         # Of the rest it holds no more than can start soon: a burst of three is no pace.
@@ -446,7 +446,7 @@ async def test_a_full_queue_asks_for_one_row_more(database: Database, connection
     """A pace that slows down under a full queue still asks for a row, never for less than none."""
     await events(connection, 4)
     parts = parts_of(database, Gate().pass_through, concurrency=1)
-    assert [await parts.drain.claim() for _ in range(4)] == [1, 1, 1, 1]
+    assert [await parts.claimer.claim() for _ in range(4)] == [1, 1, 1, 1]
     await parts.store.close()
 
 
@@ -529,7 +529,7 @@ async def test_stopping_in_the_middle_of_a_claim(database: Database, connection:
                 while not await connection.fetchval(CLAIM_WAITS):
                     # Within a transaction PostgreSQL shows the same picture of its backends again and again.
                     await connection.execute("SELECT pg_stat_clear_snapshot()")
-                    parts.drain.ring()
+                    parts.claimer.ring()
             stopping = asyncio.create_task(parts.drain.stop(0, asyncio.Event()))
             await asyncio.sleep(0)
         await stopping
@@ -640,12 +640,12 @@ async def test_the_database_goes_away(
             async with lock_out():
                 gate.open()
                 await gate.until(lambda gate: len(gate.ended) >= 5)
-                while parts.drain.failure is None:  # noqa: ASYNC110 - it tells its log
+                while parts.claimer.failure is None:  # noqa: ASYNC110 - it tells its log
                     await asyncio.sleep(0.01)
             began = time.monotonic()
             assert set((await watch.settled()).values()) == {("processed", None)}
             assert time.monotonic() - began < 5
-            while parts.drain.failure is not None:  # noqa: ASYNC110 - it tells its log
+            while parts.claimer.failure is not None:  # noqa: ASYNC110 - it tells its log
                 await asyncio.sleep(0.01)
     assert len(ran) == len(set(ran)) == 20
     said = [line["event"] for line in logs]

@@ -614,7 +614,7 @@ async def test_connections_at_once(database: Database, connection: Connection, w
         await gate.entered(2)
         other = await an_event(connection, source="other", due="2 minutes ago")
         await watch.until("id = $1 AND status = 'processed'", other)
-        assert (parts.drain.running, parts.drain.connected.running) == (2, 2)
+        assert (parts.runner.running, parts.runner.connected.running) == (2, 2)
         gauges = {metric.name: metric.values for metric in parts.tally.collect() if metric.name.startswith("hookd_")}
         assert gauges["hookd_transactions"] == {(): 2}
         assert len(await connection.fetchval(HANDLERS_PIDS)) == 2

@@ -144,7 +144,7 @@ async def test_a_large_body_does_not_come_with_the_claim(store: Store, connectio
     first, second = await claim(store, bytes_max=len(small))
     assert (first.row["payload"], first.row["bytes"]) == (small, len(small))
     assert (second.row["payload"], second.row["bytes"]) == (None, len(large))
-    assert await store.queue.body(event_id) == large
+    assert await store.bodies.fetch(event_id) == large
 
 
 async def test_a_claim_up_to_a_time(store: Store, connection: Connection) -> None:

@@ -159,11 +159,11 @@ async def test_what_turns_up_before_the_watermark(database: Database, connection
         await watch.settled()
         for number in range(2):
             await an_event(connection)
-            parts.drain.ring()
+            parts.claimer.ring()
             await watch.settled()
             moment = await at(connection, f"{number + 5} hours ago")
             await connection.execute(TURNS_UP.format(LATECOMERS[how]), event_id, moment)
-            parts.drain.ring()  # that claim may look from the watermark on: the next, which nobody rings for, does not
+            parts.claimer.ring()  # that one may look from the watermark on: the next, which nobody rings for, does not
             await watch.settled()
     assert ran.count(event_id) == 3
 
@@ -172,11 +172,11 @@ async def test_a_drain_that_ends_looks_at_all_before(database: Database, connect
     """`--once` has drained all when a claim that looked at all there is found nothing, and waits for nothing before."""
     parts = parts_of(database, Gate().pass_through, poll_seconds=3600)
     await an_event(connection)
-    parts.drain.due_until = await parts.store.queue.now()
-    assert await parts.drain.claim() == 1
+    parts.claimer.due_until = await parts.store.queue.now()
+    assert await parts.claimer.claim() == 1
     await an_event(connection, due="5 hours ago")
-    while not parts.drain.exhausted:
-        assert await parts.drain._claim_or_wait() == 0 or parts.drain.exhausted
+    while not parts.claimer.exhausted:
+        assert await parts.claimer._claim_or_wait() == 0 or parts.claimer.exhausted
     assert len(parts.leases) == 2
     await parts.store.close()
 

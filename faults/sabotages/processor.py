@@ -6,13 +6,13 @@ from typing import Any
 
 from chassis.database import Unavailable
 from faults.sabotage import sabotage
-from processor import drain
 from processor.claiming import store as claiming
-from processor.drain import Drain
 from processor.holding.lease import Leases
 from processor.outcome import RETURNED, Outcome
-from processor.running import workers
+from processor.running import intake, workers
+from processor.running.watchdog import Watchdog
 from processor.settling import store as settling
+from processor.settling.settler import Settler
 
 
 @sabotage
@@ -62,7 +62,7 @@ def no_attempts() -> None:
 @sabotage
 def no_suspects() -> None:
     """What killed its holder twice is run among its neighbours again."""
-    drain.SUSPECT_ATTEMPTS = sys.maxsize
+    intake.SUSPECT_ATTEMPTS = sys.maxsize
 
 
 @sabotage
@@ -81,9 +81,9 @@ def process_without_handling() -> None:
 @sabotage
 def drop_failed_settles() -> None:
     """A settle that failed is not tried again."""
-    settle = Drain.settle
+    settle = Settler.settle
 
-    async def once(self: Drain, lane: int = 0) -> int:
+    async def once(self: Settler, lane: int = 0) -> int:
         waiting = list(self._unsettled)
         try:
             return await settle(self, lane)
@@ -91,7 +91,7 @@ def drop_failed_settles() -> None:
             self._unsettled = [each for each in self._unsettled if each not in waiting]
             return 0
 
-    Drain.settle = once  # type: ignore[method-assign]
+    Settler.settle = once  # type: ignore[method-assign]
 
 
 @sabotage
@@ -103,28 +103,33 @@ def ignore_timeouts() -> None:
 @sabotage
 def never_stuck() -> None:
     """However many threads are stuck, the process goes on with what workers are left."""
-    keep_watch = Drain.keep_watch
+    keep_watch = Watchdog.keep_watch
 
-    async def keep(self: Drain) -> None:
+    async def keep(self: Watchdog) -> None:
         self._stuck_max = sys.maxsize
         await keep_watch(self)
 
-    Drain.keep_watch = keep  # type: ignore[method-assign]
+    Watchdog.keep_watch = keep  # type: ignore[method-assign]
 
 
 @sabotage
 def forget_to_hand_back() -> None:
     """A processor that leaves keeps what it has not run to its end."""
-    finish = Drain._finish
+    put = Settler.put
 
-    def forget(self: Drain, claimed: Any, outcome: Outcome) -> None:
+    def forget(self: Settler, claimed: Any, outcome: Outcome) -> None:
         if outcome.status != "new" or outcome.attempted:
-            finish(self, claimed, outcome)
+            put(self, claimed, outcome)
 
-    Drain._finish = forget  # type: ignore[method-assign]
+    Settler.put = forget  # type: ignore[method-assign]
 
 
 @sabotage
 def count_what_is_handed_back() -> None:
     """What was handed back counts as an attempt."""
-    drain.handed_back = lambda claims, delay=0.0: Outcome("new", None, delay, attempted=False)  # type: ignore[attr-defined]
+    put = Settler.put
+
+    def count(self: Settler, claimed: Any, outcome: Outcome) -> None:
+        put(self, claimed, outcome._replace(refund=0) if outcome.status == "new" else outcome)
+
+    Settler.put = count  # type: ignore[method-assign]

@@ -21,12 +21,12 @@ from ingest.receiver import LARGE_LANE_BYTES
 from ingest.replying import Hint
 from ingest.server import EXPIRE_SECONDS, SUMMARY_SECONDS
 from ingest.store import COLUMNS, Writer
-from processor.daemon import Parts
 from processor.handling.declare import ANY
 from processor.handling.dispatch import Dispatch
 from processor.handling.handler import Handler
 from processor.handling.rules import Rules
 from processor.holding.claimed import Claimed
+from processor.parts import Parts
 from processor.sifting.registry import cannot_judge
 from processor.waiter import Waiter
 from protocol.challenge import Answer
@@ -104,7 +104,7 @@ class Replier:
         await self._open()
         others = (
             *(lane.run() for lane in self._lanes.values()),
-            every(EXPIRE_SECONDS, self._parts.drain.withdraw, *(lane.expire for lane in self._lanes.values())),
+            every(EXPIRE_SECONDS, self._parts.intake.withdraw, *(lane.expire for lane in self._lanes.values())),
             every(SUMMARY_SECONDS, self._parts.tally.summarize),
             self._keep_handing_over(),
             self._keep_hinting(),
@@ -142,22 +142,21 @@ class Replier:
             arrived, self._born = self._born, []
             arrived.sort(key=_revision, reverse=True)  # all are judged by what the first one asks to be known
             with contextlib.suppress(Unavailable):  # then they are handed back
-                await self._parts.drain.take(arrived)
+                await self._parts.intake.take(arrived)
 
     async def _keep_hinting(self) -> None:
         """Tell the processors of what is handed back to them; never returns."""
         while True:
-            await self._parts.drain.rung()
+            await self._parts.claimer.rung()
             self._hint()
 
     async def stop(self, grace_seconds: float, hurry: asyncio.Event) -> None:
         """Let what runs end, for so long unless somebody is in a hurry; hand the rest back."""
-        drain = self._parts.drain
-        await drain.stop(0 if drain.stuck.is_set() else grace_seconds, hurry)
+        await self._parts.drain.stop(0 if self._parts.watchdog.stuck.is_set() else grace_seconds, hurry)
 
     async def until_stuck(self) -> None:
         """Return when so many threads are over their time that it had better be started again."""
-        await self._parts.drain.stuck.wait()
+        await self._parts.watchdog.stuck.wait()
 
     @property
     def failing(self) -> str | None:

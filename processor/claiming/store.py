@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import NamedTuple
-from uuid import UUID
 
 from chassis.database import FAILURES, Connection, Database, Unavailable
 from processor.holding.claimed import BODY_INLINE_BYTES_MAX, Claimed
@@ -120,15 +119,6 @@ class Queue:
     async def seconds_until_due(self) -> float | None:
         """Until the next row is due, negative when one is overdue; None when nothing waits."""
         return (await self.next_due()).seconds
-
-    async def body(self, event_id: UUID) -> bytes:
-        """The body of a row whose body did not come with the claim."""
-        value: bytes = await self._run(
-            self._side,
-            lambda connection: connection.fetchval("SELECT payload FROM hookd.events WHERE id = $1", event_id),
-            timeout=3 * STATEMENT_SECONDS,
-        )
-        return value
 
     async def now(self) -> datetime:
         """The database's clock."""

@@ -1,11 +1,11 @@
-"""The lease of what is held, put forward by one short statement."""
+"""Of what is held: its lease put forward, and a body that did not come with the claim."""
 
 from collections.abc import Sequence
 from uuid import UUID
 
 from chassis.database import Database, Link
 from processor.holding.claimed import Claimed
-from processor.links import PLANS, STATEMENT_SECONDS
+from processor.links import PLANS, STATEMENT_SECONDS, Links
 
 # SKIP LOCKED: a settle that is on its way in another order would be a deadlock.
 RENEW = """
@@ -40,3 +40,19 @@ class Renewer:
 
     async def close(self) -> None:
         await self._link.close()
+
+
+class Bodies:
+    """Those that are too large to come with a claim."""
+
+    def __init__(self, links: Links) -> None:
+        self._run = links.run
+        self._side = links.side
+
+    async def fetch(self, event_id: UUID) -> bytes:
+        value: bytes = await self._run(
+            self._side,
+            lambda connection: connection.fetchval("SELECT payload FROM hookd.events WHERE id = $1", event_id),
+            timeout=3 * STATEMENT_SECONDS,
+        )
+        return value

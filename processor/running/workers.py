@@ -13,7 +13,6 @@ from processor.holding.claimed import Claimed
 from processor.outcome import Cut, Ending, ended_by, ended_with, timed_out
 
 YIELD_EVERY = 100  # handlers that never wait would else keep the event loop to themselves
-WATCH_SECONDS = 0.1
 
 Perform: TypeAlias = Callable[["Worker", Claimed], Awaitable[None]]
 

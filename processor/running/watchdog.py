@@ -1,0 +1,35 @@
+"""The watchdog: one for the time-outs of all workers."""
+
+import asyncio
+from collections.abc import Sequence
+
+from chassis.logs import get_logger
+from processor.chooser import Chooser
+from processor.running.workers import Workers
+from processor.settings import ProcessorSettings
+
+WATCH_SECONDS = 0.1
+
+log = get_logger()
+
+
+class Watchdog:
+    """`stuck`: set once so many threads are over their time that the process had better be started again."""
+
+    def __init__(self, crews: Sequence[Workers], chooser: Chooser, settings: ProcessorSettings) -> None:
+        self._crews = crews
+        self._chooser = chooser
+        self._stuck_max = min(settings.stuck_threads_max, settings.concurrency)  # all are stuck, if not too many
+        self.stuck = asyncio.Event()
+
+    async def keep_watch(self) -> None:
+        """Cut off what is over its time; never returns."""
+        while True:
+            await asyncio.sleep(min(WATCH_SECONDS, self._chooser.timeout_seconds_min / 4))
+            overdue = [worker for crew in self._crews for worker in crew.overdue()]
+            for worker in overdue:
+                if worker.in_thread and worker.cut is None and worker.claimed is not None:
+                    log.error("thread.stuck", id=str(worker.claimed.id), hint="a def handler cannot be cancelled")
+                worker.cut_off("timeout")
+            if sum(worker.in_thread for worker in overdue) >= self._stuck_max:
+                self.stuck.set()
