@@ -17,6 +17,18 @@ ARROWS = {
     "chassis": set(),
     "migrations": {"chassis"},
 }
+# An event goes from claiming to settling: each of the processor's rooms imports only those further along.
+PROCESSOR_ARROWS = {
+    "claiming": {"running", "settling", "holding"},
+    "running": {"sifting", "effects", "settling", "holding", "handling"},
+    "sifting": {"holding"},
+    "effects": {"settling"},
+    "settling": {"holding"},
+    "holding": {"handling"},
+    "handling": set(),
+    "upkeep": set(),
+}
+PUTS_ROOMS_TOGETHER = {"daemon", "drain", "parts", "schedule", "store"}
 # A library, and the files that may import it.
 DOORS = {
     "aiohttp": {"ingest/connection.py", "ingest/receiver.py", "processor/sifting/certificates.py", "hookd/client.py"},
@@ -73,6 +85,24 @@ def test_arrows(room: str) -> None:
     ]
     # The demo app is a user's app: it imports what a handler author imports.
     assert crossed == []
+
+
+@pytest.mark.parametrize("room", PROCESSOR_ARROWS)
+def test_arrows_within_the_processor(room: str) -> None:
+    """A room of the processor imports those further along an event's way, and nothing that puts rooms together."""
+    forbidden = (set(PROCESSOR_ARROWS) | PUTS_ROOMS_TOGETHER) - {room} - PROCESSOR_ARROWS[room]
+    crossed = [
+        f"{file} imports {name}"
+        for file, module in sources()
+        for name in imported(module)
+        if file.startswith(f"processor/{room}/") and name.startswith("processor.") and name.split(".")[1] in forbidden
+    ]
+    assert crossed == []
+
+
+def test_every_room_of_the_processor_has_its_arrows() -> None:
+    """No room of the processor is without arrows."""
+    assert {path.parent.name for path in (ROOT / "processor").glob("*/__init__.py")} == set(PROCESSOR_ARROWS)
 
 
 @pytest.mark.parametrize("library", DOORS)
