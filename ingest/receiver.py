@@ -1,13 +1,11 @@
 """Receive: a POST becomes a committed row, then it is answered."""
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TypeAlias
 
 import orjson
 from aiohttp import web
@@ -17,6 +15,7 @@ from uuid_utils import UUID, uuid7
 from chassis.logs import get_logger
 from ingest import refusal
 from ingest.batch import Lane, Row
+from ingest.budget import Budget, Charged
 from ingest.connection import (
     Accepted,
     answer,
@@ -32,6 +31,7 @@ from ingest.connection import (
 from ingest.keeping import Keeping
 from ingest.knowledge import Knowledge
 from ingest.refusal import Refusal
+from ingest.remotes import Remotes
 from ingest.replying import Replying
 from ingest.settings import IngestSettings
 from ingest.store import Side
@@ -44,49 +44,13 @@ from protocol.request import Request, path_of, source_of
 from protocol.source import Source, verdict_text
 from protocol.verdict import Refused, Verdict
 
-SMALL_BODY_BYTES = 64 * 1024  # half of the in-flight budget is kept for these
 LARGE_LANE_BYTES = 1024 * 1024  # bodies over this never travel with small ones
 BODY_BYTES_PER_SECOND_MIN = 64 * 1024
 CONTINUE = "100-continue"
 NANOSECONDS = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-REMOTES_MAX = 10_000
 
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-@dataclass(slots=True)
-class Budget:
-    """The bytes of all bodies that are being read or wait for their commit."""
-
-    bytes_max: int
-    used: int = 0
-    used_by_large: int = 0
-
-    def charge(self, body: "Charged", size: int) -> None:
-        """Count `size` more bytes of a body. Raises Refusal when they do not fit."""
-        self.used += size
-        body.size += size
-        if body.size > SMALL_BODY_BYTES:
-            self.used_by_large += size if body.is_large else body.size
-            body.is_large = True
-            if self.used_by_large > self.bytes_max // 2:
-                raise refusal.too_much_in_flight()
-        if self.used > self.bytes_max:
-            raise refusal.too_much_in_flight()
-
-    def give_back(self, body: "Charged") -> None:
-        self.used -= body.size
-        if body.is_large:
-            self.used_by_large -= body.size
-
-
-@dataclass(slots=True)
-class Charged:
-    """What one body has been charged."""
-
-    size: int = 0
-    is_large: bool = False
+log = get_logger()
 
 
 @dataclass
@@ -106,8 +70,7 @@ class Receiver:
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.settings.inflight_bytes_max)
-        self._trusted = tuple(ipaddress.ip_network(network) for network in self.settings.trusted_proxies)
-        self._remotes: dict[str, str | None] = {}
+        self._remotes = Remotes(self.settings.trusted_proxies)
         self._ready: tuple[float, bool] = (0.0, False)
         self._asking = asyncio.Lock()
 
@@ -221,7 +184,7 @@ class Receiver:
             orjson.dumps(
                 [(storable.header(name), storable.header(value)) for name, value in raw_headers(request)]
             ).decode(),
-            self.remote_of(request),
+            self._remotes.of(request.remote or "", headers),
             body,
             None,
         )
@@ -265,28 +228,6 @@ class Receiver:
         await lane.put(row, size, timeout_seconds)
         self.side.hint()
         return None
-
-    def remote_of(self, request: web.BaseRequest) -> str | None:
-        """The sender's address: the peer's, or the last one in X-Forwarded-For that is no trusted proxy's."""
-        peer = request.remote or ""
-        if peer not in self._remotes:
-            if len(self._remotes) >= REMOTES_MAX:
-                self._remotes.clear()
-            self._remotes[peer] = _address(peer)
-        remote = self._remotes[peer]
-        if not self._trusted or not self._is_trusted(remote):
-            return remote
-        hops = ",".join(request.headers.getall("X-Forwarded-For", ()))
-        for hop in reversed(hops.split(",") if hops else ()):
-            remote = _address(hop.strip())
-            if remote is None or not self._is_trusted(remote):
-                break
-        return remote
-
-    def _is_trusted(self, remote: str | None) -> bool:
-        # A peer without an address came over a Unix socket: only a proxy on this machine does.
-        address = ipaddress.ip_address(remote) if remote else None
-        return address is None or any(address in network for network in self._trusted)
 
     def accept(self, request: web.BaseRequest, event_id: UUID, success: Success) -> web.StreamResponse:
         """Answer as the source wants it; with the row's id where there is room for it."""
@@ -363,19 +304,3 @@ def _look(source: Source, asked: Request, received_at: float) -> tuple[Answer | 
 
 def _named(headers: Mapping[str, str], name: str | None) -> str | None:
     return headers.get(name) if name else None
-
-
-def _address(text: str) -> str | None:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        if address.scope_id is not None:
-            return str(address).partition("%")[0]
-    return str(address)
-
-
-log = get_logger()

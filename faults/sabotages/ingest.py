@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 from chassis.lifeline import Lifeline
 from chassis.process import Stop
 from faults.sabotage import sabotage
-from ingest import connection, receiver, server
+from ingest import budget, connection, server
 from ingest.batch import Lane
 from ingest.connection import Accepted, Server
 from ingest.receiver import Receiver
@@ -103,7 +103,7 @@ def no_inflight_budget() -> None:
 @sabotage
 def no_share_for_small_bodies() -> None:
     """Large bodies may use the whole in-flight budget."""
-    receiver.SMALL_BODY_BYTES = sys.maxsize
+    budget.SMALL_BODY_BYTES = sys.maxsize
 
 
 @sabotage
