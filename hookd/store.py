@@ -1,7 +1,6 @@
 """What people ask of the table, and the replay. What is watched probes an index or is bounded."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -9,7 +8,6 @@ from uuid import UUID
 
 import asyncpg
 
-from chassis.database import FAILURES as CONNECTION_FAILURES
 from chassis.database import Connection, Database, Link, Unavailable, check_revision
 
 T = TypeVar("T")
@@ -298,21 +296,3 @@ class Store:
 
 async def greet(connection: Connection) -> None:
     await check_revision(connection, REVISION_NEEDED)
-
-
-@asynccontextmanager
-async def trial_transaction(connection: Connection, *, keep: bool) -> AsyncIterator[None]:
-    """What a handler does to the connection, kept or not; within a transaction that is open already, a savepoint.
-
-    What fails is rolled back; so is what a commit would be refused for, which is raised.
-    """
-    transaction = connection.transaction()
-    await transaction.start()
-    try:
-        yield
-        await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-    except BaseException:
-        with suppress(*CONNECTION_FAILURES):
-            await transaction.rollback()
-        raise
-    await (transaction.commit() if keep else transaction.rollback())

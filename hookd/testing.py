@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-from hookd.store import trial_transaction
 from processor import trial
+from processor.effects.store import trial_transaction
 from processor.handling import declare
 from processor.handling.body import File
 from processor.handling.declare import Declaration

@@ -18,9 +18,9 @@ from hookd.capture import Output, captured
 from hookd.configuration import Configuration, configure, database_of
 from hookd.crafting import Crafted, crafted
 from hookd.options import Pair, Text, app_option
-from hookd.store import trial_transaction
 from hookd.testing import id_at
 from processor import outcome, trial
+from processor.effects.store import trial_transaction
 from processor.handling.dispatch import Choice, Dispatch
 from processor.handling.event import Event
 from processor.handling.reasons import Passed, passed_by

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias, cast
 from uuid import UUID
@@ -240,3 +241,21 @@ def _limits(connection: Connection, timeout_seconds: float) -> str:
 
 async def _as_new(connection: Connection) -> None:
     await connection.execute(AS_NEW + connection.get_reset_query() + READ_ONLY)
+
+
+@contextlib.asynccontextmanager
+async def trial_transaction(connection: Connection, *, keep: bool) -> AsyncIterator[None]:
+    """What a handler does to the connection, kept or not; within a transaction that is open already, a savepoint.
+
+    What fails is rolled back; so is what a commit would be refused for, which is raised.
+    """
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        yield
+        await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    except BaseException:
+        with contextlib.suppress(*FAILURES):
+            await transaction.rollback()
+        raise
+    await (transaction.commit() if keep else transaction.rollback())
