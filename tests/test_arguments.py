@@ -507,6 +507,11 @@ with declared() as OF_THE_DESK:
         def class_below(cls, event: hookd.Event) -> Any:
             return cls, event
 
+        @hookd.webhook
+        @classmethod
+        def class_naked(cls, payload: Any) -> Any:
+            return cls, payload
+
         @classmethod
         @hookd.on("class-above")
         def class_above(cls, event: hookd.Event) -> Any:
@@ -537,6 +542,7 @@ def test_methods_of_classes() -> None:
         assert run(by_source[name], event) is event
     for name in ("class-below", "class-above"):
         assert run(by_source[name], event) == (Desk, event)
+    assert run(by_source["class_naked"], event) == (Desk, [1])
     drawer, _ = run(by_source["nested"], event)
     assert isinstance(drawer, Desk.Drawer)
 

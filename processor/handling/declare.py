@@ -100,7 +100,7 @@ def on(
     An `async def` runs in the event loop and is cancelled at its time-out; a `def` runs in a thread. What cannot be is
     told when the app is loaded.
     """
-    if callable(source):  # a bare @hookd.on
+    if _is_function(source):  # a bare @hookd.on
         return _misused(source, 'write @hookd.on("source"), with the source\'s name')  # type: ignore[no-any-return]
     return _declaring(
         Declaration(
@@ -158,7 +158,7 @@ def webhook(
             "",
             is_webhook=True,
             where=where,
-            rule=None if callable(rule) else rule,
+            rule=None if _is_function(rule) else rule,
             methods=_several(methods),
             form_param=form_param,
             raw=raw,
@@ -167,7 +167,11 @@ def webhook(
             replies=reply,
         )
     )
-    return declaring(rule) if callable(rule) else declaring
+    return declaring(rule) if _is_function(rule) else declaring
+
+
+def _is_function(given: Any) -> bool:
+    return callable(given) or isinstance(given, classmethod)  # which is none until it is looked up in its class
 
 
 def _declaring(declaration: Declaration) -> Callable[[F], F]:
