@@ -232,7 +232,7 @@ def test_a_field_of_a_form() -> None:
         run(plain, an_event(b"a=b", FORM))
     with pytest.raises(hookd.Reject, match=r"^the body is not a form: "):
         run(plain, an_event(b"{}"))
-    with pytest.raises(hookd.Reject, match=r"^field.ref: Field required$"):
+    with pytest.raises(hookd.Reject, match=r"^form.ref: Field required$"):
         run(handler(hook, checked), an_event(b"form={}", FORM))
 
 

@@ -148,7 +148,8 @@ class _Plan:
     def _main(self, annotation: Any) -> Give:
         self._has_main = True
         if self._wanted.main == "field":
-            return self._checked(annotation, _field(self._wanted.form_param or ""), "field")
+            name = self._wanted.form_param or ""
+            return self._checked(annotation, _field(name), _step(name))
         if self._wanted.main in ("event", "raw") and annotation in (Parameter.empty, Any):
             return _event
         return self._payload(annotation)
