@@ -1,5 +1,6 @@
 """What a handler returns is an answer that can be sent, or it is told what it should have returned."""
 
+import json
 import string
 from typing import Any
 
@@ -57,6 +58,14 @@ def test_json_arrives_as_it_was_returned(value: Any) -> None:
         return
     assert orjson.loads(answer.body) == value
     assert answer.headers == (("Content-Type", "application/json"),)
+
+
+def test_keys_that_are_no_text() -> None:
+    """Numbers, true, false and null are keys as Python's own json writes them; what else is one is refused."""
+    keyed = {7: "a", 2.5: "b", True: "c", None: "d"}
+    assert orjson.loads(answer_of(keyed).body) == json.loads(json.dumps(keyed))
+    with pytest.raises(WrongReply, match="cannot be sent"):
+        answer_of({(1, 2): "a"})
 
 
 @pytest.mark.parametrize(("status", "is_right"), [(199, False), (200, True), (599, True), (600, False), (True, False)])

@@ -16,6 +16,7 @@ JSON = ("Content-Type", "application/json")
 # Not text/html: a handler that echoes what it was sent would have a browser run it.
 TEXT = ("Content-Type", "text/plain; charset=utf-8")
 BYTES = ("Content-Type", "application/octet-stream")
+KEYS = orjson.OPT_NON_STR_KEYS  # `{1: …}` has the key "1", as Python's own json has it
 BODILESS = (204, 205, 304)  # HTTP gives these no body
 RETURNS = "None, str, bytes, dict, list, (body, status), (body, status, headers) or hookd.Response"
 
@@ -78,7 +79,7 @@ def _content(body: Any) -> tuple[bytes, tuple[str, str]]:
         case bytes() | bytearray() | memoryview():
             return bytes(body), BYTES
     try:
-        return (body.encode(), TEXT) if isinstance(body, str) else (orjson.dumps(body), JSON)
+        return (body.encode(), TEXT) if isinstance(body, str) else (orjson.dumps(body, option=KEYS), JSON)
     except (TypeError, UnicodeEncodeError) as error:
         raise WrongReply(f"a reply's {type(body).__name__} cannot be sent: {error}") from None
 
