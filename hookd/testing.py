@@ -51,7 +51,8 @@ class NotTaken(Exception):
 class Result:
     """What would become of the event. `reason`: why it was not processed; `after`: seconds until it is tried again.
 
-    `value`: what the handler returned. `error`: what it raised.
+    `value`: what the handler returned; of one with `reply=True` its answer, with `status`, `headers` and `body`.
+    `error`: what it raised.
     """
 
     status: Literal["processed", "failed", "retry"]

@@ -145,6 +145,17 @@ def test_a_run_gives_what_parameters_ask_for() -> None:
     )
 
 
+def test_what_a_sender_would_have() -> None:
+    """Of a handler that replies the value is its answer."""
+
+    @hookd.on("demo", reply=True)
+    async def told(event: Event) -> object:
+        return {"a": 1}, 201
+
+    answer = run(told).value
+    assert (answer.status, answer.headers, answer.body) == (201, (("Content-Type", "application/json"),), b'{"a":1}')
+
+
 def test_a_run_s_place() -> None:
     """A `def` runs in a thread, an `async def` in the event loop."""
 
