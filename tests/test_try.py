@@ -115,6 +115,12 @@ def test_what_a_sender_would_be_answered(hookd: Hookd) -> None:
     assert hookd("test", "/bell/never").lines[-2:] == ["answers 403 not by you", "processed: answered 403"]
 
 
+def test_an_answer_that_nobody_would_have_waited_for(hookd: Hookd) -> None:
+    """One that took longer than HOOKD_REPLY_SECONDS is shown, and said to be too late."""
+    done = hookd.having(HOOKD_REPLY_SECONDS="0.0001")("test", "/bell/7")
+    assert done.lines[-2] == 'answers 200 {"rung":"7"} (too late: after 0.0001 s its sender has the usual answer)'
+
+
 def test_what_a_body_may_unfold_into(hookd: Hookd) -> None:
     """As much as the processor's settings allow."""
     (hookd.folder / "body.gz").write_bytes(gzip.compress(b"x" * 1000))

@@ -93,11 +93,15 @@ def command(
         passed = passed_by(dispatch, event, choice)
         if not is_json:
             click.echo("\n".join(introduction(sent, event, choice, passed)))
+        began = time.monotonic()
         tried = try_out(configuration, choice, event, has_database=has_database) if choice is not None else None
+        is_late = time.monotonic() - began > configuration.ingest.reply_seconds
     became = tried.outcome if tried is not None else unhandled(dispatch, event)
     if is_json:
         show.as_json(as_json(sent, event, choice, passed, tried, became, configuration.processor, output))
     else:
+        if tried is not None and isinstance(tried.value, Answer):
+            click.echo(answered(tried.value, configuration.ingest.reply_seconds if is_late else None))
         click.echo("\n".join(conclusion(dispatch, event, choice, tried, became, configuration.processor)))
     return 0 if tried is not None and became.status == "processed" else 1
 
@@ -177,10 +181,7 @@ def conclusion(
         return
     for line in (became.traceback or "").splitlines():
         yield f"  {show.escaped(line)}"
-    if isinstance(tried.value, Answer):
-        answered = show.cell(tried.value.body.decode(errors="backslashreplace"), VALUE_CHARACTERS_MAX)
-        yield f"answers {tried.value.status} {answered}".rstrip()
-    elif tried.value is not None:
+    if tried.value is not None and not isinstance(tried.value, Answer):
         returned = show.cell(words_of(tried.value), VALUE_CHARACTERS_MAX)
         yield f"returned {returned} (ignored: reply=True would answer the sender with it)"
     reason = show.cell(became.reason or "", VALUE_CHARACTERS_MAX)
@@ -192,6 +193,13 @@ def conclusion(
         case "new":
             attempts = f"attempt {event.attempt} of {Terms.of(choice.handler, settings).attempts_max}"
             yield f"would be tried again in {show.duration(became.delay)} ({attempts}): {reason}"
+
+
+def answered(answer: Answer, late_after: float | None) -> str:
+    """`late_after`: how long a receiver would have waited, where it took longer."""
+    body = show.cell(answer.body.decode(errors="backslashreplace"), VALUE_CHARACTERS_MAX)
+    late = "" if late_after is None else f" (too late: after {late_after:g} s its sender has the usual answer)"
+    return f"answers {answer.status} {body}".rstrip() + late
 
 
 def nobody(dispatch: Dispatch, event: Event, became: Outcome, settings: ProcessorSettings) -> Iterator[str]:
