@@ -4,6 +4,7 @@ import random
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Literal, NamedTuple, TypeAlias
 
 from processor.handling.declare import Aborted, Reject, Retry
@@ -59,10 +60,24 @@ HOLDER_DIED = Ending("died", DIED)
 
 
 def ended_by(returned: object) -> Ending:
-    """The ending of a run that returned. A refusal of the handler's own is told in the event's reason."""
+    """The ending of a run that returned. A refusal of the handler's own is told in the event's reason.
+
+    Raises TypeError where the work is not done: what should have been awaited was returned, or a wrapper hid a `yield`.
+    """
+    if returned is None:
+        return RETURNED
+    if isinstance(returned, CoroutineType | GeneratorType | AsyncGeneratorType):
+        raise _unbegun(returned)
     if not isinstance(returned, Answer):
         return RETURNED
     return Ending("returned", f"answered {returned.status}" if returned.status >= 400 else "", answer=returned)
+
+
+def _unbegun(returned: object) -> TypeError:
+    if isinstance(returned, CoroutineType):
+        returned.close()  # else Python warns of it, wherever it happens to be found
+    what = type(returned).__name__.replace("_", " ")
+    return TypeError(f"its handler returned a {what}, which nobody runs")
 
 
 def ended_with(error: BaseException) -> Ending:

@@ -13,7 +13,7 @@ from processor.chooser import Chooser
 from processor.handling.dispatch import Choice, Dispatch
 from processor.handling.event import Event
 from processor.handling.handler import Handler
-from processor.outcome import WAITS, Ending, Outcome, conclude, ended_by, ended_with, timed_out
+from processor.outcome import RETURNED, WAITS, Ending, Outcome, conclude, ended_by, ended_with, timed_out
 from processor.settings import ProcessorSettings
 
 
@@ -37,6 +37,7 @@ class Trial:
     outcome: Outcome
     value: Any = None
     error: BaseException | None = None
+    ending = RETURNED
 
 
 async def run(
@@ -61,6 +62,7 @@ async def run(
                 value = await choice.handler.call(event, choice.variables, connection)
             else:
                 value, error = await _in_thread(lambda: choice.handler.call_in_thread(event, choice.variables))
+            ending = ended_by(value)
     except asyncio.CancelledError as why:
         if _is_cancelled():
             raise
@@ -69,7 +71,9 @@ async def run(
         error = why
     if limit.expired():
         return _judged(event, terms, timed_out(time.monotonic() - began), error=error)
-    return _judged(event, terms, ended_by(value) if error is None else ended_with(error), value, error)
+    if error is not None:
+        return _judged(event, terms, ended_with(error), error=error)
+    return _judged(event, terms, ending, value)
 
 
 def _judged(event: Event, terms: Terms, ending: Ending, value: Any = None, error: BaseException | None = None) -> Trial:

@@ -107,15 +107,16 @@ hookd.on("b")(functools.partial(two, more=1))
 class Callable:
     async def __call__(self, event): ...
 hookd.on("c")(Callable())
+hookd.on("c", event="x")(functools.partial(Callable()))
 
 @hookd.on("d")
 @hookd.on("e")
 async def both(event, *, optional=1): ...
 """
     ways = [line.split()[0::3] for line in load(write(tmp_path / "app.py", code), tmp_path).splitlines()]
-    assert [way[0] for way in ways] == ["a", "b", "c", "e", "d"]
+    assert [way[0] for way in ways] == ["a", "b", "c", "c", "e", "d"]
     kinds = [line.split()[-1] for line in load(tmp_path / "app.py", tmp_path).splitlines()]
-    assert kinds == ["def", "async", "async", "async", "async"]
+    assert kinds == ["def", "async", "async", "async", "async", "async"]
 
 
 @pytest.mark.parametrize(

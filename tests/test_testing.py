@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -197,6 +198,29 @@ def test_what_would_become_of_it() -> None:
     assert told(broken) == ("retry", "StopIteration", 5)
     assert isinstance(run(broken).error, StopIteration)
     assert "returned a coroutine: declare it with async def" in str(run(misdeclared).error)
+
+
+def test_what_nobody_runs_is_not_done() -> None:
+    """A coroutine that is not awaited, a handler that yields behind a wrapper: its event is not processed."""
+
+    async def work(event: Event) -> None: ...
+
+    async def forgetful(event: Event) -> object:
+        return work(event)
+
+    def plain(event: Event) -> object:
+        return (each for each in event.body)
+
+    class Yielding:
+        async def __call__(self, event: Event) -> AsyncIterator[int]:
+            yield 1
+
+    for function, what in ((forgetful, "coroutine"), (plain, "generator"), (Yielding(), "async generator")):
+        result = run(function)
+        assert (result.status, result.reason) == (
+            "retry",
+            f"TypeError: its handler returned a {what}, which nobody runs",
+        )
 
 
 def test_a_run_is_as_long_as_it_may_be() -> None:

@@ -1,5 +1,6 @@
 """A handler: what was declared, made ready to run; and what is wrong with a declaration."""
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -212,6 +213,8 @@ def _schedule(retries: int | tuple[float, ...] | None) -> tuple[tuple[float, ...
 
 
 def _is_async(function: Function) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
