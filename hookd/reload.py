@@ -1,9 +1,12 @@
-"""Development: a processor that is started anew whenever a Python file of its app changes."""
+"""Development: a processor that is started anew whenever a Python file of its app changes, and receivers that reply by
+what it says then.
+"""
 
 import asyncio
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -12,6 +15,8 @@ from chassis.lifeline import Lifeline
 from chassis.logs import get_logger
 from chassis.process import hear
 from chassis.supervisor import WRONG_USAGE, Child, Supervisor
+from hookd.replying.app import replies
+from processor.handling import app as apps
 
 # -B: a file that changes twice in a second, at the same size, would be taken for the one that was compiled before.
 HOOKD = (sys.executable, "-P", "-B", "-m", "hookd")
@@ -24,6 +29,14 @@ def require_watchfiles() -> None:
     """It is an extra: a processor in production has no use for it. Raises UsageError."""
     if importlib.util.find_spec("watchfiles") is None:
         raise click.UsageError("--reload needs watchfiles: pip install 'hookd[reload]'")
+
+
+def folders_of(app: str) -> list[Path]:
+    """Where the files of an app lie. Raises UsageError."""
+    try:
+        return apps.folders_of(app)
+    except apps.AppError as error:
+        raise click.UsageError(str(error)) from None
 
 
 async def keep_fresh(child: Child, folders: Sequence[Path], lifeline: Lifeline | None, *, grace_seconds: float) -> int:
@@ -79,15 +92,33 @@ class Lives:
         self.change()
 
 
-async def _watch(folders: Sequence[Path], lives: Lives) -> bool:
-    """Until they end; or until nothing can be seen, which ends them."""
+async def keep_rolling(app: str, folders: Sequence[Path], roll: Callable[[], None], ended: asyncio.Event) -> None:
+    """Call `roll` after each change of an app that replies, or did until then: receivers are to be replaced.
+
+    Of an app that does not import they reply to nobody; its processor says why, and also where nothing can be watched.
+    """
+    replied = True  # for all that is known before the first change
+    with contextlib.suppress(OSError):
+        async for _ in _changes(folders, ended):
+            before, replied = replied, await asyncio.to_thread(replies, app, tells=False)
+            if before or replied:
+                roll()
+
+
+async def _changes(folders: Sequence[Path], ended: asyncio.Event) -> AsyncIterator[list[str]]:
+    """The names of the Python files that have changed, each time, until the end. Raises OSError."""
     import watchfiles  # noqa: PLC0415 - an extra
 
+    async for changes in watchfiles.awatch(*folders, watch_filter=watchfiles.PythonFilter(), stop_event=ended):
+        yield named(path for _, path in changes)
+
+
+async def _watch(folders: Sequence[Path], lives: Lives) -> bool:
+    """Until they end; or until nothing can be seen, which ends them."""
     log.info("reload.watching", folders=", ".join(map(str, folders)))
-    only_python = watchfiles.PythonFilter()
     try:
-        async for changes in watchfiles.awatch(*folders, watch_filter=only_python, stop_event=lives.ended):
-            log.info("reload.changed", files=", ".join(named(path for _, path in changes)))
+        async for names in _changes(folders, lives.ended):
+            log.info("reload.changed", files=", ".join(names))
             lives.change()
     except OSError as error:  # no file watches are left, above all
         log.error("reload.blind", reason=str(error))

@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeAlias
 
 import click
 
@@ -15,6 +16,9 @@ from chassis.tls import Identity, TLSError, identity_of
 from hookd.configuration import Configuration, WrongSettings
 
 HEARTBEAT_SECONDS = 10.0
+
+# Given how to have them rolled, and what is set at the end.
+Rolling: TypeAlias = Callable[[Callable[[], None], asyncio.Event], Coroutine[Any, Any, None]]
 
 log = get_logger()
 
@@ -49,14 +53,17 @@ def open_listeners(configuration: Configuration) -> list[socket.socket]:
         raise click.ClickException(str(error)) from None
 
 
-def receivers(configuration: Configuration, listeners: Sequence[socket.socket], app: str | None) -> list[Child]:
+def receivers(
+    configuration: Configuration, listeners: Sequence[socket.socket], app: str | None, *, is_shared: bool = False
+) -> list[Child]:
     """A child for each worker slot. Sockets from systemd may be fewer than slots; they are shared then.
 
-    `app`: which they are told to load; "": none; None: what HOOKD_APP says.
+    `app`: which they are told to load; "": none; None: what HOOKD_APP says. `is_shared`: only if it replies then, and
+    whatever is wrong with it is the processor's to tell.
     """
     certificate, key = configuration.ingest.tls_cert, configuration.ingest.tls_key
     tls = ("--tls-cert", str(certificate), "--tls-key", str(key)) if certificate else ()
-    told = (*tls, *(() if app is None else ("--app", app)))
+    told = (*tls, *(() if app is None else ("--app", app)), *(("--shared-app",) if is_shared else ()))
     return [
         Child(
             f"receiver {slot}",
@@ -68,17 +75,25 @@ def receivers(configuration: Configuration, listeners: Sequence[socket.socket], 
     ]
 
 
-def supervise(children: Sequence[Child], grace_seconds: float, *, may_roll: Callable[[], bool] | None = None) -> int:
+def supervise(
+    children: Sequence[Child],
+    grace_seconds: float,
+    *,
+    may_roll: Callable[[], bool] | None = None,
+    rolling: Rolling | None = None,
+    program: Sequence[str] | None = None,
+) -> int:
     """Keep the children alive until SIGTERM or SIGINT; a second one ends them at once. Returns the exit code.
 
     SIGHUP: the listening ones are replaced one by one, if `may_roll` says so then; without it, it ends all, as a closed
-    terminal should.
+    terminal should. `rolling` may have them replaced at any other time.
     """
-    return asyncio.run(_supervise(children, grace_seconds, may_roll))
+    return asyncio.run(
+        _supervise(Supervisor(children, grace_seconds=grace_seconds, program=program), may_roll, rolling)
+    )
 
 
-async def _supervise(children: Sequence[Child], grace_seconds: float, may_roll: Callable[[], bool] | None) -> int:
-    supervisor = Supervisor(children, grace_seconds=grace_seconds)
+async def _supervise(supervisor: Supervisor, may_roll: Callable[[], bool] | None, rolling: Rolling | None) -> int:
     stop = asyncio.Event()
 
     def end() -> None:
@@ -89,4 +104,7 @@ async def _supervise(children: Sequence[Child], grace_seconds: float, may_roll: 
             supervisor.restart()
 
     hear(end, roll if may_roll is not None else None)
-    return await supervisor.run(stop)
+    async with asyncio.TaskGroup() as group:
+        if rolling is not None:
+            group.create_task(rolling(supervisor.restart, stop))
+        return await supervisor.run(stop)

@@ -35,6 +35,13 @@ async def count(event: hookd.Event) -> None:
     if event.body == b"forever":
         await asyncio.Event().wait()
 """
+A_REPLY = """
+import hookd
+
+@hookd.webhook(reply=True)
+def lamp(payload):
+    return "{}"
+"""
 
 
 @pytest.fixture
@@ -82,8 +89,12 @@ class Up:
 
     def post(self, body: bytes) -> str:
         """Send a webhook; its id."""
-        with urlopen(Request(f"{self.url}/demo", data=body), timeout=PATIENCE_SECONDS) as answer:
-            return str(orjson.loads(answer.read())["id"])
+        return str(orjson.loads(self.answer("/demo", body))["id"])
+
+    def answer(self, path: str, body: bytes = b"") -> bytes:
+        """Send a webhook; what it is answered."""
+        with urlopen(Request(self.url + path, data=body), timeout=PATIENCE_SECONDS) as answer:
+            return bytes(answer.read())
 
     def ended(self) -> int:
         while self.log.get(timeout=PATIENCE_SECONDS) is not None:
@@ -217,6 +228,32 @@ async def test_a_change_of_the_app_is_taken_up(hookd: Hookd, database_url: str, 
         running.next("reload.changed", files="handlers.py")
         running.next("processor.started")
         until(lambda: bool(here("events", "--status", "processed", "--json").out))
+        running.process.terminate()
+        assert running.ended() == 0
+
+
+async def test_answers_are_taken_up(hookd: Hookd, database_url: str, tmp_path: Path) -> None:
+    """With --reload senders are answered as the saved file says, from its first reply on; while it does not import
+    they have the usual answer, and their events wait.
+    """
+    app = tmp_path / "handlers.py"
+    app.write_text(AN_APP)
+    here = hookd.having(HOOKD_DATABASE_URL=database_url)
+
+    def saved(code: str) -> bytes:
+        """The answer, once the receiver from before has ended."""
+        app.write_text(code)
+        running.next("child.stopped", child="receiver 1")
+        return running.answer("/lamp")
+
+    with up(here, "--app", "handlers.py", "--reload") as running:
+        running.next("reload.watching")
+        running.next("ingest.listening")
+        for word in ("one", "two"):
+            assert saved(A_REPLY.format(word)) == word.encode()
+        assert saved("import nothing_of_that_name").startswith(b'{"id"')
+        assert saved(A_REPLY.format("again")) == b"again"
+        until(lambda: len(here("events", "--status", "processed", "--json").json) == 4)
         running.process.terminate()
         assert running.ended() == 0
 

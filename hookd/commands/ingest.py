@@ -45,6 +45,7 @@ Examples:
 @click.option("--listen-fd", type=int, hidden=True)
 @click.option("--lifeline-fd", type=int, hidden=True)
 @click.option("--slot", type=int, default=1, hidden=True)
+@click.option("--shared-app", is_flag=True, hidden=True)
 def command(
     host: str | None,
     port: int | None,
@@ -56,6 +57,7 @@ def command(
     listen_fd: int | None,
     lifeline_fd: int | None,
     slot: int,
+    shared_app: bool,
 ) -> int:
     """Run the receiver. POST {prefix}/<source> is answered 200 with an id once its row is committed.
 
@@ -79,7 +81,7 @@ def command(
             children = receivers(configuration, listeners, app)
             may_roll = partial(has_identity, configuration)
             return supervise(children, configuration.common.grace_seconds, may_roll=may_roll)
-    dispatch = replying_app(app, configuration.processor.app)
+    dispatch = replying_app(None if shared_app else app, configuration.processor.app, tells=not shared_app)
     lifeline = Lifeline(lifeline_fd) if lifeline_fd is not None else None
     with database_of(configuration.common) as database:
         replying = None if dispatch is None else replying_by(configuration, database, dispatch, slot)
@@ -96,13 +98,13 @@ def command(
     return 0
 
 
-def replying_app(asked: str | None, app: str | None) -> "Dispatch | None":
+def replying_app(asked: str | None, app: str | None, *, tells: bool) -> "Dispatch | None":
     """The app's handlers, if one of them replies; `asked`: as the command line names it.
 
     What is wrong with one that was asked for becomes a few lines and exit code 2. One of HOOKD_APP, which a processor
-    may share, is none of a receiver's business then.
+    may share, is none of a receiver's business then; whether it `tells` the log.
     """
-    if not app or (asked is None and not replies(app)):
+    if not app or (asked is None and not replies(app, tells=tells)):
         return None
     from hookd.apps import loaded  # noqa: PLC0415 - a receiver that replies to nobody needs none
 

@@ -15,9 +15,8 @@ from chassis.supervisor import Child
 from hookd.apps import loaded
 from hookd.configuration import Configuration, configure, database_of
 from hookd.options import app_option
-from hookd.reload import GRACE_SECONDS_MAX, keep_fresh, require_watchfiles
+from hookd.reload import GRACE_SECONDS_MAX, folders_of, keep_fresh, require_watchfiles
 from processor.daemon import once, run
-from processor.handling import app as apps
 from processor.handling.dispatch import Dispatch
 from processor.sifting.registry import Unjudgeable
 
@@ -90,10 +89,7 @@ def command(
 
 def _reload(configuration: Configuration, app: str, lifeline: Lifeline | None) -> int:
     require_watchfiles()
-    try:
-        folders = apps.folders_of(app)
-    except apps.AppError as error:
-        raise click.UsageError(str(error)) from None
+    folders = folders_of(app)
     grace_seconds = min(configuration.common.grace_seconds, GRACE_SECONDS_MAX)
     concurrency = str(configuration.processor.concurrency)
     words = ("processor", "--app", app, "--concurrency", concurrency, "--grace-seconds", str(grace_seconds))

@@ -3,6 +3,7 @@
 import shlex
 import socket
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import click
@@ -10,11 +11,11 @@ import click
 from chassis import sockets
 from chassis.settings import data_folder
 from chassis.supervisor import HOOKD, Child
+from hookd import reload
 from hookd.configuration import Configuration, configure, database_of
 from hookd.options import app_option, tls_options
-from hookd.reload import require_watchfiles
 from hookd.replying.app import replies
-from hookd.supervise import identity_from, open_listeners, receivers, supervise
+from hookd.supervise import Rolling, identity_from, open_listeners, receivers, supervise
 
 DEMO = "hookd.demo"
 
@@ -56,9 +57,7 @@ def command(
         host=host, port=port, workers=workers, tls_cert=tls_cert, tls_key=tls_key, app=app, concurrency=concurrency
     )
     identity_from(configuration)
-    if is_reload:
-        require_app(configuration)
-        require_watchfiles()
+    rolling = rolling_by(configuration) if is_reload else None
     sockets.raise_open_files_limit()
     listeners = open_listeners(configuration)
     with database_of(configuration.common):
@@ -66,19 +65,29 @@ def command(
         if migrated.returncode != 0:
             return 1
         greet(configuration, listeners)
-        app = configuration.processor.app
-        replying = app if app and replies(app, tells=False) else ""  # its faults are the processor's to tell
         children = [
-            *receivers(configuration, listeners, replying), processor(configuration, is_reload=is_reload),
-        ]  # fmt: skip
-        return supervise(children, configuration.common.grace_seconds)
+            *receivers(configuration, listeners, replying(configuration, is_reload=is_reload), is_shared=is_reload),
+            processor(configuration, is_reload=is_reload),
+        ]
+        program = reload.HOOKD if is_reload else None
+        return supervise(children, configuration.common.grace_seconds, rolling=rolling, program=program)
 
 
-def require_app(configuration: Configuration) -> None:
-    if configuration.processor.app is None:
+def rolling_by(configuration: Configuration) -> Rolling:
+    """What has the receivers take up the app's changes. Raises UsageError where there is none to be watched."""
+    app = configuration.processor.app
+    if app is None:
         raise click.UsageError(
             "--reload: there is nothing of yours to watch, name your handlers with --app or HOOKD_APP"
         )
+    reload.require_watchfiles()
+    return partial(reload.keep_rolling, app, reload.folders_of(app))
+
+
+def replying(configuration: Configuration, *, is_reload: bool) -> str:
+    """The app that receivers load: one that replies, or may come to. Its faults are the processor's to tell."""
+    app = configuration.processor.app
+    return app if app and (is_reload or replies(app, tells=False)) else ""
 
 
 def processor(configuration: Configuration, *, is_reload: bool) -> Child:

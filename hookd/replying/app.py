@@ -14,7 +14,7 @@ log = get_logger()
 
 def replies(app: str, *, tells: bool = True) -> bool:
     """Whether a handler of it does. Of one with faults nobody can tell: `tells` what they are, in the log."""
-    command = (sys.executable, "-P", "-m", "hookd.replying", app)
+    command = (sys.executable, "-P", "-B", "-m", "hookd.replying", app)  # -B: as in hookd/reload.py
     try:
         asked = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
