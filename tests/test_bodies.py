@@ -271,6 +271,20 @@ def test_a_url_encoded_form() -> None:
     assert an_event(b"a=1", JSON).form() == {"a": "1"}
 
 
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'{"hello":"world"}', {"hello": "world"}),
+        (b' \r\n[{"url": "http://x?a=b&c"}]', [{"url": "http://x?a=b&c"}]),
+        (b"{a}=1", {"{a}": "1"}),
+        (b"[]=1&[]=2", {"[]": "2"}),
+    ],
+)
+def test_json_that_curl_calls_a_form(body: bytes, value: object) -> None:
+    """`curl -d` labels whatever it sends as a form: JSON is read as JSON, and a form as one whatever it begins with."""
+    assert an_event(body, FORM).payload() == value
+
+
 def part(name: str, value: bytes, head: bytes = b"", filename: str | None = None) -> bytes:
     named = b'; filename="%b"' % filename.encode() if filename is not None else b""
     return b'Content-Disposition: form-data; name="%b"%b\r\n%b\r\n%b' % (name.encode(), named, head, value)

@@ -1,5 +1,6 @@
 """What a body says: its compression undone, its text, its JSON, its form with the files."""
 
+import contextlib
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -195,9 +196,14 @@ def media_type(content_type: str) -> str:
 
 
 def payload(body: bytes, content_type: str) -> Any:
-    """A form where the Content-Type says so, else JSON; None where there is no body. Raises BodyError."""
+    """A form where the Content-Type says so, else JSON; None where there is no body. Raises BodyError.
+
+    JSON it is also where curl, told no Content-Type, says that it is a form: forms escape `{` and `[`.
+    """
     if not body:
         return None
-    if media_type(content_type) in (URLENCODED, MULTIPART):
-        return form(body, content_type)
-    return json(body)
+    media = media_type(content_type)
+    if media == URLENCODED and body[:100].lstrip().startswith((b"{", b"[")):
+        with contextlib.suppress(BodyError):
+            return json(body)
+    return form(body, content_type) if media in (URLENCODED, MULTIPART) else json(body)
