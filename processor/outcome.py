@@ -70,7 +70,10 @@ def ended_by(returned: object) -> Ending:
         raise _unbegun(returned)
     if not isinstance(returned, Answer):
         return RETURNED
-    return Ending("returned", f"answered {returned.status}" if returned.status >= 400 else "", answer=returned)
+    if returned.status < 400:
+        return Ending("returned", answer=returned)
+    # Who is told 5xx sends it again: of an event that failed, what comes then is no duplicate.
+    return Ending("returned" if returned.status < 500 else "reject", f"answered {returned.status}", answer=returned)
 
 
 def _unbegun(returned: object) -> TypeError:

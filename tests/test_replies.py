@@ -372,6 +372,24 @@ async def test_a_thread_that_hangs_is_renewed(database: Database, connection: Co
 # What never reaches a handler
 
 
+async def test_what_is_told_to_come_again_is_no_duplicate(
+    database: Database, connection: Connection, watch: Watch
+) -> None:
+    """An event whose handler answers 5xx has failed: what its sender sends again is handled."""
+    await a_source(connection, "github")
+    answers = iter([("not now", 503), "done"])
+
+    async def reply(event: Event) -> object:
+        return next(answers)
+
+    async with replying(database, a_reply(reply, "github")) as receiver:
+        first = await receiver.ask(wire(delivered("github")))
+        assert list((await watch.settled()).values()) == [("failed", "answered 503")]
+        again = await receiver.ask(wire(delivered("github")))
+        assert list((await watch.settled()).values()) == [("failed", "answered 503"), ("processed", None)]
+    assert [(answer.status, answer.body) for answer in (first, again)] == [(503, b"not now"), (200, b"done")]
+
+
 async def test_forged_and_copied_requests_run_nothing(database: Database, connection: Connection, watch: Watch) -> None:
     """They are answered as usual; the event fails as unverified, or is processed as the duplicate it is."""
     await a_source(connection, "github")
