@@ -248,14 +248,14 @@ def ratios(there: Sequence[Queue], runs: Runs) -> Iterator[Figure]:
 def figures(runs: Runs) -> Iterator[Figure]:
     for what, unit, of in QUANTITIES:
         for name, each in runs.items():
-            yield Figure(f"{name}: {what}", unit, [of(run) for run in each])
+            yield Figure(f"throughput: {name}: {what}", unit, [of(run) for run in each])
     for rate in RATES:
         for percent in (50, 95, 99):
             for name, each in runs.items():
                 waits = [run.waits[rate] for run in each if rate in run.waits]
                 if waits and len(waits[0]) * (100 - percent) >= 100:  # at least one event waited longer
                     values = [percentile(of_one, percent) for of_one in waits]
-                    yield Figure(f"{name}: stored → handler started, {rate:,}/s, p{percent}", "ms", values)
+                    yield Figure(f"stored → handler started, {rate:,}/s: {name}: p{percent}", "ms", values)
 
 
 def too_slow(runs: Runs) -> Iterator[str]:

@@ -52,7 +52,7 @@ SYSTEM = "/libc.so"
 WRITES = ("write (", "writev (", "send (", "sendmsg (")
 READS = ("read (", "readv (", "recv (", "recvmsg (")
 WAITS = ("epoll_pwait", "epoll_wait", "pthread_cond", "sem_wait", "sem_clockwait", "select (", "poll (", "futex")
-TO_POSTGRESQL, TO_SENDERS = "kernel: to and from PostgreSQL", "kernel: to and from senders"
+TO_POSTGRESQL, TO_SENDERS = "kernel, to and from PostgreSQL", "kernel: to and from senders"
 ELSE = "the interpreter and the rest"
 MICROSECONDS = 1_000_000
 
@@ -154,11 +154,11 @@ def figures(process: str, stacks: Counter[str], own_us: float, postgres_us: floa
     for stack, count in stacks.items():
         parts[owner(stack)] += count
     each = own_us / max(1, parts.total())
-    own = [Figure(f"{process}: {name}", "µs", [count * each]) for name, count in parts.most_common()]
+    own = [Figure(f"{name}: {process}", "µs", [count * each]) for name, count in parts.most_common()]
     return [
-        Figure(f"{process}: all of it", "µs", [own_us]),
+        Figure(f"all of it: {process}", "µs", [own_us]),
         *own,
-        Figure(f"{process}: beside it, PostgreSQL's processes", "µs", [postgres_us]),
+        Figure(f"beside it, PostgreSQL's processes: {process}", "µs", [postgres_us]),
     ]
 
 

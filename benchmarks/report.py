@@ -1,4 +1,4 @@
-"""Figures as they are printed: medians with the least and the most, each beside its target."""
+"""Figures as they are printed: medians with the least and the most, ratios beside targets, the rest side by side."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -31,10 +31,29 @@ class Figure:
         return statistics.median(self.values)
 
     @property
+    def whose(self) -> tuple[str, str]:
+        """Circumstances, and whose it is under them: a name is "circumstances: whose: what", or less."""
+        circumstances, _, whose = self.name.rpartition(": ")[0].rpartition(": ")
+        return circumstances, whose
+
+    @property
+    def what(self) -> str:
+        """What was measured, with its unit."""
+        what = self.name.rpartition(": ")[2]
+        return what if self.unit in ("", "/s") else f"{what}, {self.unit}"
+
+    @property
     def verdict(self) -> str:
         return "" if self.target is None else "ok" if self.target.met_by(self.median) else "MISSED"
 
+    def cell(self) -> str:
+        """Its values where the unit is said elsewhere."""
+        digits = DIGITS[self.unit]
+        low, median, high = (f"{each:,.{digits}f}" for each in (min(self.values), self.median, max(self.values)))
+        return f"{median} ({low}–{high})" if len(self.values) > 1 else median
+
     def cells(self) -> tuple[str, ...]:
+        """A line of its own."""
         low, high = shown(min(self.values), self.unit), shown(max(self.values), self.unit)
         target = f"{self.target.kind} {self.target.bound:g} {self.unit}" if self.target else ""
         return (
@@ -83,12 +102,31 @@ def body(section: Section, pictures: Sequence[str] = ()) -> str:
 
 def _lines(section: Section) -> Iterator[str]:
     yield from (section.method, "")
-    if section.figures:
+    alone = [each for each in section.figures if not _is_compared(each)]
+    if alone:
         header = ("", "median", "least – most", "target", "")
-        yield from _table(header, (figure.cells() for figure in section.figures))
+        yield from _table(header, (figure.cells() for figure in alone))
+        yield ""
+    compared = [each for each in section.figures if _is_compared(each)]
+    for circumstances in dict.fromkeys(each.whose[0] for each in compared):
+        yield from _side_by_side(circumstances, [each for each in compared if each.whose[0] == circumstances])
         yield ""
     yield from (f"- {note}" for note in section.notes)
     yield from (f"- WRONG: {what}" for what in section.wrong)
+
+
+def _is_compared(figure: Figure) -> bool:
+    """Whether it stands beside others of its kind: no ratio, and nothing with a target."""
+    return bool(figure.whose[1]) and figure.unit != "×" and figure.target is None
+
+
+def _side_by_side(circumstances: str, figures: Sequence[Figure]) -> Iterator[str]:
+    """A line for each who was measured, a column for each what."""
+    columns = list(dict.fromkeys(each.what for each in figures))
+    rows = {whose: dict.fromkeys(columns, "") for whose in dict.fromkeys(each.whose[1] for each in figures)}
+    for each in figures:
+        rows[each.whose[1]][each.what] = each.cell()
+    yield from _table((circumstances, *columns), ((whose, *cells.values()) for whose, cells in rows.items()))
 
 
 def _table(header: Sequence[str], rows: Any) -> Iterator[str]:

@@ -133,6 +133,32 @@ def test_a_figure_below_its_target_says_so(value: float, verdict: str) -> None:
     assert section.missed == (["ratio"] if verdict == "MISSED" else [])
 
 
+def test_what_is_compared_stands_side_by_side() -> None:
+    """A line for each who was measured and a column for each what, by circumstances; ratios and aims have their own."""
+    section = report.Section(
+        "Title",
+        "Method.",
+        [
+            report.Figure("64 connections: hookd ÷ other", "×", [2.0]),
+            report.Figure("64 connections: hookd: requests/s", "/s", [1000.0, 1200.0, 1100.0]),
+            report.Figure("64 connections: other: requests/s", "/s", [550.0]),
+            report.Figure("64 connections: hookd: p99", "ms", [6.7]),
+            report.Figure("1 connection: hookd: p99", "ms", [0.62], report.Target("≤", 1)),
+        ],
+    )
+    assert report.body(section).splitlines()[2:] == [
+        "|                               | median  | least – most | target |     |",
+        "| ----------------------------- | ------- | ------------ | ------ | --- |",
+        "| 64 connections: hookd ÷ other | 2.00 ×  |              |        |     |",
+        "| 1 connection: hookd: p99      | 0.62 ms |              | ≤ 1 ms | ok  |",
+        "",
+        "| 64 connections | requests/s          | p99, ms |",
+        "| -------------- | ------------------- | ------- |",
+        "| hookd          | 1,100 (1,000–1,200) | 6.70    |",
+        "| other          | 550                 |         |",
+    ]
+
+
 @pytest.mark.parametrize(("stored", "is_wrong"), [(999, True), (1000, False), (1128, False), (1129, True)])
 def test_a_run_that_loses_is_none(stored: int, is_wrong: bool) -> None:
     """Each answer of 2xx is a row; more rows than were in flight when the load ended would be wrong as well."""
