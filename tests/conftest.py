@@ -1,22 +1,21 @@
 """What most tests stand on: a real PostgreSQL, and in it a fresh, migrated database for each test."""
 
-import asyncio
+import contextlib
 import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import pytest
 import uvloop
+from coverage import Coverage
 
 from chassis.database import Connection, Database
 from chassis.embedded import Embedded
-from migrations.upgrade import upgrade
-from tests.databases import DEBIAN, execute, server_parent, with_name
+from tests.databases import DEBIAN, Server, connected, server_parent
 from tests.processing import Handled
 from tests.receiving import Local, receiving
 
@@ -70,14 +69,27 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 
 @pytest.fixture(autouse=True)
 def measured(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whether coverage looks into the processes that a test starts: their start takes twice the time then."""
-    config = os.environ.get(COVERAGE)
-    if config is None or request.node.get_closest_marker("unmeasured") is None:
+    """What coverage looks into: not into processes that take long to start, and nothing on a second server."""
+    is_again = (
+        request.config.getoption("postgres") == "both"
+        and "server_programs" in request.fixturenames
+        and request.getfixturevalue("server_programs") is not None
+    )
+    with contextlib.ExitStack() as stack:
+        if is_again and (coverage := Coverage.current()) is not None:
+            coverage.stop()
+            stack.callback(coverage.start)
+        if is_again or request.node.get_closest_marker("unmeasured"):
+            stack.enter_context(unmeasured_processes())
         yield
-        return
-    del os.environ[COVERAGE]
+
+
+@contextlib.contextmanager
+def unmeasured_processes() -> Iterator[None]:
+    config = os.environ.pop(COVERAGE, None)
     yield
-    os.environ[COVERAGE] = config
+    if config is not None:
+        os.environ[COVERAGE] = config
 
 
 @pytest.fixture(scope="session")
@@ -105,32 +117,30 @@ def server_url(server_programs: Path | None, testrun_uid: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-async def template(server_url: str) -> AsyncIterator[str]:
-    """A migrated database, to be copied: a fresh one for a test then takes 30 ms."""
-    name = f"template_{uuid4().hex}"
-    await execute(server_url, f"CREATE DATABASE {name}")
-    database = Database(with_name(server_url, name))
-    await asyncio.to_thread(upgrade, lambda: database.connect("migrate"), lambda: None)
-    yield name
-    await execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+async def server(server_url: str) -> AsyncIterator[Server]:
+    """The same, to make databases there and to drop them."""
+    async with connected(server_url) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def template(server: Server) -> str:
+    """A migrated database, to be copied."""
+    return await server.migrated()
 
 
 @pytest.fixture
-async def database_url(server_url: str, template: str) -> AsyncIterator[str]:
+async def database_url(server: Server, template: str) -> AsyncIterator[str]:
     """The URL of this test's own database."""
-    name = f"test_{uuid4().hex}"
-    await execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield with_name(server_url, name)
-    await execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+    async with server.database(template) as url:
+        yield url
 
 
 @pytest.fixture
-async def empty_database_url(server_url: str) -> AsyncIterator[str]:
+async def empty_database_url(server: Server) -> AsyncIterator[str]:
     """The URL of a database without any schema of hookd's."""
-    name = f"test_{uuid4().hex}"
-    await execute(server_url, f"CREATE DATABASE {name}")
-    yield with_name(server_url, name)
-    await execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+    async with server.database() as url:
+        yield url
 
 
 @pytest.fixture
@@ -153,12 +163,10 @@ def handled() -> Handled:
 
 
 @pytest.fixture(scope="module")
-async def url(server_url: str, template: str) -> AsyncIterator[str]:
+async def url(server: Server, template: str) -> AsyncIterator[str]:
     """A database for those tests of a chapter that mind no rows but their own."""
-    name = f"test_{uuid4().hex}"
-    await execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield with_name(server_url, name)
-    await execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+    async with server.database(template) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

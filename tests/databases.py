@@ -1,17 +1,23 @@
 """A server's databases, by their URLs."""
 
+import asyncio
 import os
 import shutil
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import asyncpg
 
-from chassis.database import Connection
+from chassis.database import Connection, Database
+from migrations.upgrade import upgrade
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 MEMORY = Path("/dev/shm")
+MIGRATED = "migrated"
 ROOM_BYTES = 4 * 1024**3  # a server's log may take two of them
 
 
@@ -32,6 +38,53 @@ def server_parent() -> Path:
 def with_name(url: str, database: str) -> str:
     """The same server, another database."""
     return urlsplit(url)._replace(path=f"/{database}").geturl()
+
+
+class Server:
+    """A connection to a server, to make databases there."""
+
+    def __init__(self, connection: Connection, url: str) -> None:
+        self._connection = connection
+        self._url = url
+
+    async def migrated(self) -> str:
+        """The name of a migrated database, to be copied: whichever process comes first makes it."""
+        async with self._alone():
+            if not await self._connection.fetchval(
+                "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", MIGRATED
+            ):
+                await self._connection.execute("CREATE DATABASE migrating")
+                database = Database(with_name(self._url, "migrating"))
+                await asyncio.to_thread(upgrade, lambda: database.connect("migrate"), lambda: None)
+                await self._connection.execute(f"ALTER DATABASE migrating RENAME TO {MIGRATED}")
+        return MIGRATED
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        await self._connection.execute("SELECT pg_advisory_lock(hashtext('tests'))")
+        try:
+            yield
+        finally:
+            await self._connection.execute("SELECT pg_advisory_unlock(hashtext('tests'))")
+
+    @asynccontextmanager
+    async def database(self, template: str = "template1") -> AsyncIterator[str]:
+        """A copy of the template, which is gone when the block ends: its URL."""
+        name = f"test_{uuid4().hex}"
+        await self._connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield with_name(self._url, name)
+        finally:
+            await self._connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Server]:
+    connection: Connection = await asyncpg.connect(url)
+    try:
+        yield Server(connection, url)
+    finally:
+        await connection.close()
 
 
 async def execute(url: str, sql: str) -> None:
