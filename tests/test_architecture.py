@@ -62,6 +62,12 @@ def sources() -> tuple[tuple[str, ast.Module], ...]:
     return tuple((str(path.relative_to(ROOT)), ast.parse(path.read_text())) for path in paths)
 
 
+@cache
+def imports() -> tuple[tuple[str, str], ...]:
+    """(file, name) of all that is imported."""
+    return tuple((file, name) for file, module in sources() for name in imported(module))
+
+
 def imported(module: ast.Module) -> Iterator[str]:
     for node in ast.walk(module):
         if isinstance(node, ast.Import):
@@ -79,8 +85,7 @@ def test_arrows(room: str) -> None:
     """A room imports only the rooms its arrows point to."""
     crossed = [
         f"{file} imports {name}"
-        for file, module in sources()
-        for name in imported(module)
+        for file, name in imports()
         if file.startswith(f"{room}/") and name.split(".")[0] in set(ROOMS) - {room} - ARROWS[room]
     ]
     # The demo app is a user's app: it imports what a handler author imports.
@@ -93,8 +98,7 @@ def test_arrows_within_the_processor(room: str) -> None:
     forbidden = (set(PROCESSOR_ARROWS) | PUTS_ROOMS_TOGETHER) - {room} - PROCESSOR_ARROWS[room]
     crossed = [
         f"{file} imports {name}"
-        for file, module in sources()
-        for name in imported(module)
+        for file, name in imports()
         if file.startswith(f"processor/{room}/") and name.startswith("processor.") and name.split(".")[1] in forbidden
     ]
     assert crossed == []
@@ -108,11 +112,7 @@ def test_every_room_of_the_processor_has_its_arrows() -> None:
 @pytest.mark.parametrize("library", DOORS)
 def test_doors(library: str) -> None:
     """A library is imported through its own door alone."""
-    strays = [
-        file
-        for file, module in sources()
-        if any(name.split(".")[0] == library for name in imported(module)) and not at_door(file, DOORS[library])
-    ]
+    strays = [file for file, name in imports() if name.split(".")[0] == library and not at_door(file, DOORS[library])]
     assert strays == []
 
 
@@ -121,8 +121,7 @@ def test_protocol_is_pure() -> None:
     impure = {"asyncio", "socket", "time", "os", "pathlib", "subprocess", "threading"}
     strays = [
         f"{file} imports {name}"
-        for file, module in sources()
-        for name in imported(module)
+        for file, name in imports()
         if file.startswith("protocol/") and name.split(".")[0] in impure
     ]
     assert strays == []
