@@ -237,6 +237,18 @@ def test_a_mailgun_token_that_was_seen_brings_no_second_event() -> None:
     assert provider.delivery_id_of(first) == provider.delivery_id_of(forged) == "t"
 
 
+@pytest.mark.parametrize(
+    ("name", "body", "headers"),
+    [
+        ("aws-sns", {"MessageId": "signed"}, {"x-amz-sns-message-id": "another"}),
+        ("gitlab", {}, {"Idempotency-Key": "another", "webhook-id": "signed"}),
+    ],
+)
+def test_an_id_that_is_signed_goes_before_one_that_is_not(name: str, body: object, headers: dict[str, str]) -> None:
+    """What was sent before does not come again as another delivery, under a header that nobody signed."""
+    assert PROVIDERS[name].delivery_id_of(posted(body, headers)) == "signed"
+
+
 @given(st.lists(st.text()), st.lists(st.text()))
 def test_derived_keys_do_not_collide(one: list[str], other: list[str]) -> None:
     """However the words are cut."""

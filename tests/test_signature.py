@@ -405,6 +405,30 @@ def test_standard_webhooks_come_under_two_names(name: str, padding: bool) -> Non
     assert judge(PROVIDERS["standard-webhooks"], request, [given], AT) == Verified(0)
 
 
+def test_the_id_that_names_a_standard_webhook_is_the_one_that_is_signed() -> None:
+    """What was signed under Svix's names is refused under an id of the other name, which nobody signed."""
+    provider = PROVIDERS["standard-webhooks"]
+    secret = "whsec_" + base64.b64encode(b"sixteen bytes ok").decode()
+    request = StandardWebhooks(("svix",)).sign(Request("POST", "/", [("svix-id", "msg_1")], b"{}"), secret, AT, {})
+    assert judge(provider, request, [secret], AT) == Verified(0)
+    assert provider.delivery_id_of(request) == "msg_1"
+    renamed = with_headers(request, [("webhook-id", "msg_2")])
+    assert judge(provider, renamed, [secret], AT) == Refused("header", "no webhook-signature header")
+
+
+def test_a_secret_that_is_no_key_stands_in_no_other_s_way() -> None:
+    """While GitLab's webhook goes from a secret token to a signing token, whatever is the current one of the two."""
+    tried = Tried("gitlab")
+    token, key = "a token!", tried.credentials.secret
+    for secrets in ([token, key], [key, token]):
+        assert tried.judge(None, *secrets) == Verified(secrets.index(key))
+        only_token = Request("POST", "/", [("X-Gitlab-Token", token)], b"{}")
+        assert tried.judge(only_token, *secrets) == Verified(secrets.index(token))
+    verdict = tried.judge(None, token)
+    assert isinstance(verdict, Refused)
+    assert verdict.check == "secret"
+
+
 def test_a_public_key_does_not_serve_as_a_shared_one() -> None:
     """Who knows only what everybody may know signs nothing."""
     public = "whpk_" + base64.b64encode(bytes.fromhex(keys.public_text("68" * 32))).decode()

@@ -1,21 +1,22 @@
 """Amazon SNS over HTTPS."""
 
-from protocol.naming import Json
+from protocol.naming import Header, Json
 from protocol.providers.provider import MEMORY, READ, Provider, Sample, told
 from protocol.schemes.sns import Sns
 
 PROVIDER = Provider(
     title="Amazon SNS",
     event_type="x-amz-sns-message-type",
-    delivery_id="x-amz-sns-message-id",
+    # The body's, for that one is signed: what was sent before must not come again as another delivery.
+    delivery_id=None,
     event_types=(Json("Type"),),
-    delivery_ids=(Json("MessageId"),),
+    delivery_ids=(Json("MessageId"), Header("x-amz-sns-message-id")),
     scheme=Sns(),
     patience_seconds=15,
     setup="The topic → Create subscription: HTTPS, the URL, raw message delivery off. It is confirmed here by itself, "
     "when the signature, the topic and the host of the confirmation's URL are right.",
     credential="the topic's ARN: a message of any other topic is refused, for anybody can have one",
-    duplicates="a retry bears the same x-amz-sns-message-id",
+    duplicates="a retry bears the same MessageId in its body, where it is signed",
     facts=(
         *told(
             "https://github.com/aws/aws-js-sns-message-validator/blob/master/index.js",
@@ -27,7 +28,7 @@ PROVIDER = Provider(
         *told(
             "https://docs.aws.amazon.com/sns/latest/dg/sns-http-https-endpoint-as-subscriber.html",
             READ,
-            names="x-amz-sns-message-type, x-amz-sns-message-id",
+            names="x-amz-sns-message-type; MessageId in the body, and as x-amz-sns-message-id",
             handshake="a message of type SubscriptionConfirmation, whose SubscribeURL is fetched; not in the request",
             retries="3 by default, 20 s apart; a policy of 3,600 s at most",
         ),

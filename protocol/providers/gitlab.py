@@ -9,13 +9,14 @@ from protocol.schemes.standard import StandardWebhooks
 PROVIDER = Provider(
     title="GitLab",
     event_type="X-Gitlab-Event",
-    delivery_id="Idempotency-Key",
-    delivery_ids=(Header("webhook-id"),),
+    # The same, but this one is signed, where anything is.
+    delivery_id="webhook-id",
+    delivery_ids=(Header("Idempotency-Key"),),
     scheme=FirstOf((StandardWebhooks(("webhook",)), Token(header="X-Gitlab-Token"))),
     patience_seconds=10,
     setup="Settings → Webhooks: the URL, and a signing token (else a secret token).",
     credential="the signing token (whsec_…), which signs each delivery; or the secret token, which travels in clear",
-    duplicates="a retry bears the same Idempotency-Key; hooks of one event share X-Gitlab-Event-UUID",
+    duplicates="a retry bears the same webhook-id, or Idempotency-Key; hooks of one event share X-Gitlab-Event-UUID",
     facts=(
         *told(
             "https://gitlab.com/gitlab-org/gitlab/-/merge_requests/230944",
