@@ -21,7 +21,7 @@ PROVIDER = Provider(
         *told(
             "https://support.atlassian.com/bitbucket-cloud/docs/event-payloads/",
             READ,
-            patience="a payload has 256 kB at most",
+            names="a payload has 256 kB at most",
         ),
         *told(
             "https://support.atlassian.com/bitbucket-cloud/docs/manage-webhooks/",
