@@ -256,6 +256,19 @@ async def test_the_window_ends_with_the_retention(
     assert await connection.fetchval(EXPIRES_IN) == pytest.approx(days * 86_400, abs=60)
 
 
+@pytest.mark.parametrize(("length", "handlings"), [(199, 1), (200, 2)])
+async def test_an_id_that_was_cut(
+    length: int, handlings: int, database: Database, connection: Connection, watch: Watch, handled: Handled
+) -> None:
+    """Ids that are alike as far as they are kept may be of two deliveries: each is handled, rather twice than never."""
+    await a_source(connection)
+    for _ in range(2):
+        await a_delivery(connection, delivery_id="x" * length)
+    async with processing(database, handled.note):
+        await watch.settled()
+    assert len(handled.ids) == handlings
+
+
 def test_long_ids() -> None:
     """An id of 128 characters is its own key; of a longer one the hash is, so that an index can hold it."""
     assert key_of("x" * KEY_CHARACTERS_MAX) == "x" * KEY_CHARACTERS_MAX

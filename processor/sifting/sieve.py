@@ -141,7 +141,7 @@ class Sieve:
     def _contends(self, claimed: Claimed, source: Source) -> bool:
         """Whether it may own its delivery: only what a handler will see may."""
         row = claimed.row
-        if row["delivery_id"] is None or source.duplicates == "none":
+        if not is_whole(row["delivery_id"]) or source.duplicates == "none":
             return False
         if source.duplicates == "verified" and verdict_of(claimed) != VERIFIED:
             return False
@@ -188,6 +188,11 @@ def request_of(row: Mapping[str, Any], body: bytes) -> Request:
 def verdict_of(claimed: Claimed) -> str | None:
     verdict: str | None = claimed.found.verdict or claimed.row["verdict"]
     return verdict
+
+
+def is_whole(delivery_id: str | None) -> bool:
+    """Whether it tells deliveries apart: of what was cut another may begin alike, and is rather handled twice."""
+    return delivery_id is not None and len(delivery_id) < storable.NAME_CHARACTERS_MAX
 
 
 def key_of(delivery_id: str) -> str:
