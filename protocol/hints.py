@@ -6,12 +6,16 @@ from dataclasses import replace
 from protocol import content
 from protocol.naming import parsed
 from protocol.request import Request
+from protocol.schemes.choice import ByOptions, FirstOf
 from protocol.schemes.keyed import Hmac
 from protocol.signature import NO_OPTIONS, Signs, as_bytes, judge
-from protocol.verdict import Refused, Scheme, Verified
+from protocol.verdict import Refused, Scheme, UnverifiedError, Verified
 
 AGES_ENDLESS = {"tolerance_seconds": "0"}
 QUOTES = b"'\""
+UNEXPLAINED = (
+    "none of the usual mistakes explains it: the sender signs with another secret, or it signed another body or URL"
+)
 
 
 def hints(
@@ -23,7 +27,7 @@ def hints(
     options: Mapping[str, str] = NO_OPTIONS,
     certificate: bytes | None = None,
 ) -> list[str]:
-    """What would verify a refused delivery, one line each; none where it is verified, or where nothing known would."""
+    """What would verify a refused delivery, one line each; none where it is verified."""
 
     def fits(scheme: Scheme, sent: Request, *keys: bytes) -> bool:
         # Any time will do here: one mistake is looked for at once.
@@ -40,9 +44,10 @@ def hints(
     found += [says for says, key in other_secrets(keys) if fits(provider.scheme, request, key)]
     bodies = (says for says, body in other_bodies(request) if fits(provider.scheme, replace(request, body=body), *keys))
     found += [says for says in [next(bodies, None)] if says]  # one: a line's end is lost in a rewriting too
-    found += [says for says, scheme in other_schemes(provider.scheme) if fits(scheme, request, *keys)]
-    found += missing(provider.scheme, request, verdict)
-    return found
+    scheme = decisive(provider.scheme, request, options)
+    found += [says for says, other in other_schemes(scheme) if fits(other, request, *keys)]
+    found += missing(scheme, request, verdict)
+    return found or ([UNEXPLAINED] if verdict.check == "signature" else [])
 
 
 class _Of:
@@ -54,6 +59,16 @@ class _Of:
     @property
     def scheme(self) -> Scheme:
         return self._scheme
+
+
+def decisive(scheme: Scheme, request: Request, options: Mapping[str, str]) -> Scheme:
+    """Of several schemes the one that judges this request; of a described one what its options make it."""
+    if isinstance(scheme, FirstOf):
+        return scheme.chosen(request)
+    try:
+        return scheme.scheme(options) if isinstance(scheme, ByOptions) else scheme
+    except UnverifiedError:  # they describe none
+        return scheme
 
 
 def other_secrets(keys: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.hints import hints
+from protocol.hints import UNEXPLAINED, hints
 from protocol.providers import PROVIDERS
 from protocol.request import Request
 from protocol.samples import credentials, sample_delivery
@@ -57,6 +57,23 @@ def test_another_encoding_is_found(encoding: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "header", "options"),
+    [("gitea", "X-Gitea-Signature", {}), ("gitea", "X-Forgejo-Signature", {}), ("hmac", "X-Sig", {"header": "X-Sig"})],
+)
+def test_another_algorithm_is_found_in_whatever_describes_the_scheme(
+    name: str, header: str, options: dict[str, str]
+) -> None:
+    """Of a sender that signs by one of two names, and of a source that describes its sender's signature itself."""
+    request = Request("POST", "/", [(header, hmac.new(b"s", BODY, "sha1").hexdigest())], BODY)
+    assert hints(PROVIDERS[name], request, ["s"], AT, options=options) == ["it is signed with sha1, not with sha256"]
+
+
+def test_options_that_describe_no_scheme_get_no_hint() -> None:
+    """What is wrong with them is the verdict's to say."""
+    assert hints(PROVIDERS["hmac"], github(BODY), ["s"], AT, options={"algorithm": "md5"}) == []
+
+
 def test_a_clock_is_found() -> None:
     """The signature fits, and its time does not."""
     provider = PROVIDERS["slack"]
@@ -68,7 +85,7 @@ def test_a_clock_is_found() -> None:
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_what_is_verified_needs_no_hint(name: str) -> None:
-    """And what is forged gets none that fits."""
+    """And of what is forged none fits: it is told to be signed with another secret."""
     provider = PROVIDERS[name]
     assert provider.sample is not None
     known, options = credentials(provider, AT), provider.sample.options
@@ -76,7 +93,8 @@ def test_what_is_verified_needs_no_hint(name: str) -> None:
     good = make(provider, known.key, AT, options=options)
     assert hints(provider, good, [known.secret], AT, options=options, certificate=known.certificate) == []
     forged = make(provider, known.key, AT, options=options, fault="bad-signature")
-    assert hints(provider, forged, [known.secret], AT, options=options, certificate=known.certificate) == []
+    found = hints(provider, forged, [known.secret], AT, options=options, certificate=known.certificate)
+    assert found == ([] if name == "none" else [UNEXPLAINED])
 
 
 @settings(max_examples=40, deadline=None)

@@ -21,10 +21,10 @@ class FirstOf:
         return self.schemes[0].tolerance_seconds
 
     def check(self, case: Case) -> int | None:
-        for scheme in self.schemes:
-            if case.request.header(scheme.headers()[0]) is not None:
-                return scheme.check(case)
-        return self.schemes[0].check(case)
+        return self.chosen(case.request).check(case)
+
+    def chosen(self, request: Request) -> Scheme:
+        return next((each for each in self.schemes if request.header(each.headers()[0]) is not None), self.schemes[0])
 
     def sign(self, request: Request, key: str, at: float, options: Mapping[str, str]) -> Request:
         return self.schemes[0].sign(request, key, at, options)
