@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,6 +19,9 @@ from migrations.upgrade import upgrade
 from rig.hookd import Hookd, hookd
 from rig.load import Load
 from tests.factories import events
+from tests.processing import Handled, Watch, processing
+from tests.receiving import Proxy, hookd_ingest
+from tests.registering import a_source, sent, wire
 
 pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 
@@ -81,6 +85,28 @@ async def test_a_killed_receiver_loses_nothing_it_answered(database_url: str, co
     await sending
     assert load.cut > 0
     await load.assert_stored(connection)
+
+
+async def test_what_was_committed_and_not_answered_is_handled_once(
+    database_url: str, database: Database, connection: Connection, handled: Handled
+) -> None:
+    """A row whose receiver was killed before it answered is handled; what its sender sends again is its duplicate."""
+    await a_source(connection, "github")
+    delivery = wire(replace(sent("github"), target="/github"))
+    async with Proxy(database_url) as proxy, hookd_ingest(proxy.url) as receiver:
+        sender = await receiver.sender()
+        proxy.swallow(b"COPY 1\0")
+        await sender.send(delivery)
+        await asyncio.wait_for(proxy.swallowed.wait(), 30)
+        receiver.hookd.kill()
+        assert await sender.rest() == b""
+    async with hookd_ingest(database_url) as receiver:
+        retry = (await receiver.ask(delivery)).id
+    async with processing(database, handled.note):
+        settled = await (await Watch.over(connection)).settled()
+    (first,) = settled.keys() - {retry}
+    assert handled.ids == [first]
+    assert settled == {first: ("processed", None), retry: ("processed", f"duplicate of {first}")}
 
 
 async def test_a_killed_worker_loses_nothing_it_answered(database_url: str, connection: Connection) -> None:
