@@ -84,6 +84,8 @@ class Database:
             raise DatabaseError(f"{error}: create it, or name another in HOOKD_DATABASE_URL") from None
         except asyncpg.ClientConfigurationError as error:
             raise DatabaseError(f"HOOKD_DATABASE_URL cannot be used: {error}") from None
+        except ValueError:  # its words quote what it could not read, which may be a part of the password
+            raise DatabaseError("HOOKD_DATABASE_URL, or a PG… variable beside it, cannot be read") from None
         except FAILURES as error:
             await asyncio.to_thread(self._bring_back)
             raise Unavailable(f"PostgreSQL cannot be reached: {_sentence(error)}") from error

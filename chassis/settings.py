@@ -5,10 +5,12 @@ The only module that reads `os.environ`.
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -23,6 +25,10 @@ from pydantic_settings import (
 PREFIX = "HOOKD_"
 ENV_FILE = Path(".env")
 TOML_FILE = Path("hookd.toml")
+
+# An IPv6 address in brackets, a name or an escaped path; a port; of several servers with commas.
+HOST = r"(?:\[[0-9A-Fa-f:.%]+\]|[^][@:,/?#]*)(?::(?P<port>[0-9]{1,5}))?"
+PORT_MAX = 65_535
 
 
 class SettingsError(Exception):
@@ -69,7 +75,24 @@ SOURCES = (("environment", _environment), (str(ENV_FILE), _env_file), (str(TOML_
 def a_postgres_url(url: SecretStr) -> SecretStr:
     if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
         raise ValueError("expected postgresql://user:password@host:port/database")
+    if not _can_be_read(url.get_secret_value()):
+        raise ValueError(
+            "cannot be read: user and password are written with %2F for /, %40 for @, %3A for :, %23 for #, %3F for ? "
+            "and %25 for %, and a port is a number"
+        )
     return url
+
+
+def _can_be_read(url: str) -> bool:
+    """Whether the driver would understand it, whose own words quote what may be a part of the password."""
+    try:
+        parts = urlsplit(url)
+        parse_qsl(parts.query, strict_parsing=bool(parts.query))
+    except ValueError:
+        return False
+    log_in, at, place = parts.netloc.partition("@")
+    hosts = [re.fullmatch(HOST, each) for each in (place if at else log_in).split(",")]
+    return "#" not in url and all(host and int(host["port"] or 0) <= PORT_MAX for host in hosts)
 
 
 class CommonSettings(Settings):

@@ -47,6 +47,12 @@ async def test_a_database_that_does_not_exist_is_one_sentence(server_url: str) -
         await Database(with_name(server_url, "nowhere")).connect("test")
 
 
+async def test_a_url_that_cannot_be_read_is_one_sentence() -> None:
+    """Nothing of it is quoted, for it may be a part of the password."""
+    with pytest.raises(DatabaseError, match=r"^HOOKD_DATABASE_URL, or a PG… variable beside it, cannot be read$"):
+        await Database("postgresql://me:hunt/er2@localhost/x").connect("test")
+
+
 async def test_a_url_without_a_server_is_unavailable() -> None:
     """Where nobody listens, the database is away: waiting may help."""
     with pytest.raises(Unavailable, match="cannot be reached"):

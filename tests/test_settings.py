@@ -66,6 +66,38 @@ def test_a_secret_is_never_shown(tmp_path: Path, arguments: str) -> None:
     assert "HOOKD_DATABASE_URL: expected postgresql://" in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "me:hunt/er2@localhost/hooks", "me:hunt#er2@localhost/hooks", "me:hunt?er2@localhost/hooks",
+        "me:hunt@er2@localhost/hooks", "me:hunt%2Fer2@localhost:many/hooks", "me:hunt%2Fer2@localhost:65536/hooks",
+        "me:hunt%2Fer2@[::1/hooks", "me:hunt%2Fer2@localhost/hooks?er2",
+    ],
+)  # fmt: skip
+def test_a_url_that_cannot_be_read_is_a_fault_that_quotes_nothing_of_it(tmp_path: Path, rest: str) -> None:
+    """A password that is not written as URLs want it is told by what to write, in a line, without a part of it."""
+    done = settings(tmp_path, HOOKD_DATABASE_URL=f"postgresql://{rest}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: HOOKD_DATABASE_URL: cannot be read: ")
+    assert "%2F for /" in done.stderr
+    assert "hunt" not in done.stderr
+    assert "er2" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "/hooks", "localhost", "me@localhost:65535/hooks", "me:hunt%2Fer2@[::1]:5432/hooks?sslmode=require",
+        "a,b:5433/hooks?target_session_attrs=any", "%2Frun%2Fpostgresql/hooks", "/hooks?host=/run/postgresql&port=5433",
+        "me:hunt:er2@10.0.0.1/hooks",
+    ],
+)  # fmt: skip
+def test_a_url_as_postgresql_has_it_will_do(tmp_path: Path, rest: str) -> None:
+    """Names, addresses, several servers, a socket's folder in its place or in the query; with a port or without."""
+    done = settings(tmp_path, HOOKD_DATABASE_URL=f"postgresql://{rest}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_toml_file_that_does_not_parse_is_one_line(tmp_path: Path) -> None:
     """A broken hookd.toml is named, with the place where it breaks."""
     (tmp_path / "hookd.toml").write_text("port = \n")
