@@ -75,6 +75,12 @@ def test_the_usual_mistakes_are_tried(tmp_path: Path) -> None:
         (("--provider", "github", "--secret-file", "none", "body"), "none: No such file"),
         (("--provider", "github", "--secret-env", "NO_SUCH", "body"), "NO_SUCH: there is no such variable"),
         (("--provider", "github", "--secret-file", "body", "--at", "noon", "body"), "expected a time"),
+        (
+            ("--provider", "github", "--secret-file", "body", "--at", "9999-12-31T23:59-12:00", "body"),
+            "expected a time",
+        ),
+        (("--provider", "github", "--secret-file", "body", "--url", "http://[::1", "body"), "expected a URL"),
+        (("--provider", "github", "body"), "a secret is needed, the webhook's secret: --secret-file"),
         (("--provider", "github", "--secret-file", "body", "-H", "no colon", "body"), "expected 'Name: value'"),
         (("--provider", "github", "--secret-file", "body", "--option", "x=y", "body"), "there is no such option"),
         (("--provider", "github", "--secret-file", "body", "missing"), "missing"),
@@ -87,6 +93,25 @@ def test_wrong_usage_is_said(tmp_path: Path, arguments: tuple[str, ...], words: 
     assert said.code == 2
     assert words in said.err
     assert "Traceback" not in said.err
+
+
+def test_a_body_from_standard_input_is_not_taken_for_the_secret(tmp_path: Path) -> None:
+    """Where nobody can be asked, and the body comes through a pipe, the secret that is missing is said to be."""
+    done = CliRunner().invoke(command, ["--provider", "github", "-"], input="a body\n")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "a secret is needed" in done.stderr
+
+
+@pytest.mark.parametrize("provider", ["meta", "websub"])
+def test_what_only_handshakes_need_is_not_asked_for(tmp_path: Path, provider: str) -> None:
+    """The verify token, which is a secret and would stand on the command line, has no part in a signature."""
+    sender, secret = PROVIDERS[provider], tmp_path / "secret"
+    sent = sample_delivery(sender, "s", AT)
+    secret.write_text("s")
+    (tmp_path / "body").write_bytes(sent.body)
+    headers = [part for name, value in sent.headers for part in ("-H", f"{name}: {value}")]
+    arguments = ["--provider", provider, "--secret-file", str(secret), *headers, str(tmp_path / "body")]
+    assert CliRunner().invoke(command, arguments).stdout == "verified\n"
 
 
 def test_the_help_has_an_example() -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import click
 
 from chassis.settings import environment
+from hookd import asking
 from hookd.options import Pair, moment
 from protocol.hints import hints
 from protocol.providers import PROVIDERS
@@ -64,7 +65,8 @@ def command(
     Exit code 0 when it is verified, 1 when not; then the usual mistakes are tried, and what would fit is told.
     """
     sender, said = PROVIDERS[provider], dict(options)
-    if faults := sender.faults_of(said):
+    # What is needed is needed for handshakes.
+    if faults := sender.faults_of({each.name: "unused" for each in sender.options if each.needed} | said):
         raise click.UsageError("; ".join(faults))
     secrets = secrets_of(sender, files, variables)
     request = request_of(method, url, headers, body.read(BODY_BYTES_MAX))
@@ -90,6 +92,10 @@ def secrets_of(sender: Provider, files: tuple[Path, ...], variables: tuple[str, 
             raise click.UsageError(f"--secret-env {name}: there is no such variable")
         secrets.append(environment()[name].encode("utf-8", "surrogateescape"))
     if not secrets and sender.credential:
+        if not asking.can_ask():  # the body may be what stands in the terminal's place
+            raise click.UsageError(
+                f"a secret is needed, {sender.credential}: --secret-file, --secret-env, or a terminal to ask at"
+            )
         secrets.append(click.prompt(f"{sender.credential}", hide_input=True, err=True).encode())
     return secrets
 
@@ -102,7 +108,10 @@ def content_of(file: Path) -> bytes:
 
 
 def request_of(method: str, url: str, headers: tuple[tuple[str, str], ...], body: bytes) -> Request:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise click.UsageError(f"--url {url!r}: expected a URL such as https://hooks.example.com/github") from None
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     host = (("Host", parts.netloc),) if parts.netloc and not any(name.lower() == "host" for name, _ in headers) else ()
     return Request(method, target, (*host, *headers), body)
@@ -111,7 +120,7 @@ def request_of(method: str, url: str, headers: tuple[tuple[str, str], ...], body
 def received(at: str | None) -> float:
     try:
         return moment(at).timestamp() if at else time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise click.UsageError(f"--at {at!r}: expected a time such as 2026-01-31T12:00Z") from None
 
 
