@@ -294,12 +294,21 @@ def test_the_sample_s_options_are_in_order(name: str) -> None:
     assert len(provider.faults_of({})) == len(needed)
 
 
-def test_a_url_is_one() -> None:
-    """What a proxy's host is taken from."""
-    assert PROVIDERS["square"].faults_of({"url": "hooks.example.com/square"}) == [
-        "url: begins with https:// or http://"
+@pytest.mark.parametrize(
+    "url", ["hooks.example.com/square", "https://", "https://[::1/square", "https://a:65536/square"]
+)
+def test_a_url_is_one(url: str) -> None:
+    """What a proxy's host is taken from: nothing could ever be verified by another."""
+    assert PROVIDERS["square"].faults_of({"url": url}) == ["url: https:// or http://, a host, and a path"]
+    assert PROVIDERS["square"].faults_of({"url": "https://hooks.example.com:65535/square"}) == []
+
+
+def test_a_key_s_encoding_is_one_that_is_known() -> None:
+    """What is misspelt would be taken for none."""
+    assert PROVIDERS["rfc9421"].faults_of({"secret_encoding": "hex"}) == [
+        "secret_encoding is base64, or not said at all"
     ]
-    assert PROVIDERS["square"].faults_of({"url": "https://hooks.example.com/square"}) == []
+    assert PROVIDERS["rfc9421"].faults_of({"secret_encoding": "base64"}) == []
 
 
 def test_docs_providers_md_is_what_the_declarations_say() -> None:

@@ -366,6 +366,7 @@ def test_a_token_has_the_prefix_that_its_source_says() -> None:
         {"signed": "{timestamp}.{body}"},
         {"signed": "{id}.{body}"},
         {"timestamp_mark": "t="},
+        {"milliseconds": "yes"},
         {"tolerance_seconds": "soon"},
     ],
 )

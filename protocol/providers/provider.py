@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
 
 from protocol.challenge import Handshake
 from protocol.naming import Header, Naming, first_of
@@ -113,8 +114,8 @@ class Provider:
         faults += [
             f"{each.name}: needed: {each.says}" for each in self.options if each.needed and not options.get(each.name)
         ]
-        if "url" in options and not options["url"].startswith(("https://", "http://")):
-            faults.append("url: begins with https:// or http://")
+        if "url" in options and not is_url(options["url"]):
+            faults.append("url: https:// or http://, a host, and a path")
         stated = options.get("tolerance_seconds", "0")
         if not (stated.isascii() and stated.isdecimal() and len(stated) < 10):
             faults.append("tolerance_seconds: a whole number of seconds; 0 for none")
@@ -124,6 +125,15 @@ class Provider:
             except ValueError as error:
                 faults.append(str(error))
         return faults
+
+
+def is_url(text: str) -> bool:
+    """Whether a sender could call it."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port beyond all, a bracket too few
+        return False
 
 
 TOLERANCE = "tolerance_seconds"

@@ -1,13 +1,23 @@
 """HTTP message signatures (RFC 9421), whoever sends them."""
 
+from collections.abc import Mapping
+
 from protocol.providers.provider import READ, URL, Option, Provider, Sample, told
 from protocol.schemes.messages import MessageSignature
+
+
+def check_options(options: Mapping[str, str]) -> None:
+    """Raises ValueError."""
+    if options.get("secret_encoding", "base64") != "base64":
+        raise ValueError("secret_encoding is base64, or not said at all")
+
 
 PROVIDER = Provider(
     title="RFC 9421",
     event_type=None,
     delivery_id=None,
     scheme=MessageSignature(),
+    check_options=check_options,
     options=(
         URL,
         Option("covered", "components that must be signed, spaces between; content-digest by default"),

@@ -143,6 +143,8 @@ def hmac_by(options: Mapping[str, str]) -> Hmac:
         milliseconds=options.get("milliseconds", "false") == "true",
         tolerance_seconds=int(options.get("tolerance_seconds", "300")),
     )
+    if options.get("milliseconds", "false") not in ("true", "false"):
+        raise ValueError("milliseconds is true or false")
     if scheme.algorithm not in ALGORITHMS or scheme.encoding not in ENCODE:
         raise ValueError(f"algorithm is one of {', '.join(ALGORITHMS)}, encoding one of {', '.join(ENCODE)}")
     if "{body}" not in scheme.signed:
