@@ -126,7 +126,7 @@ class Client:
             why = distrust(error.certificate_error)
             raise Untrusted(f"{self.place.origin} is not trusted: {why}") from None
         except aiohttp.ClientConnectorSSLError as error:
-            raise Untrusted(f"{self.place.origin} does not speak TLS as we do: {sentence(error)}") from None
+            raise Untrusted(f"{self.place.origin} does not speak TLS as we do: {sentence(error.os_error)}") from None
         except aiohttp.ClientConnectorError as error:
             raise Unreachable(f"nothing answers at {self.place.origin}: {sentence(error.os_error)}") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -144,7 +144,11 @@ def distrust(error: Exception) -> str:
 
 
 def sentence(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason:  # whose number is none of the system's
+        return error.reason.lower().replace("_", " ")
     number = getattr(error, "errno", None)
     # asyncio's own words for it name the address once more, as Python would write it.
-    words = os.strerror(number).lower() if number and number > 0 else str(error) or type(error).__name__
+    if number and number > 0:
+        return os.strerror(number).lower()
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return words.splitlines()[0]
