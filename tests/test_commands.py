@@ -5,11 +5,12 @@ import re
 import resource
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
+import click
 import pytest
 from click import ClickException
 from click.testing import CliRunner
@@ -64,6 +65,27 @@ def test_each_command_has_help_with_an_example(name: list[str]) -> None:
     done = CliRunner().invoke(cli.hookd, [*name, "--help"])
     assert done.exit_code == 0
     assert re.search(rf"Examples?:\n +.*{' '.join(['hookd', *name])}", done.output)
+
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    """Each command below, and below those."""
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+
+
+@pytest.mark.parametrize("path", list(commands(cli.hookd)), ids=" ".join)
+def test_an_example_stands_in_the_help_as_it_is_to_be_typed(path: tuple[str, ...]) -> None:
+    """No line of it is joined with the next, or broken."""
+    command: click.Command = cli.hookd
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), name) or command
+    shown = CliRunner().invoke(cli.hookd, [*path, "--help"]).output.splitlines()
+    written = [line.removeprefix("\b") for line in (command.epilog or "").splitlines()]
+    assert [line for line in written if f"  {line}".rstrip() not in shown] == []
 
 
 def test_a_command_that_is_none_is_wrong_usage(tmp_path: Path) -> None:

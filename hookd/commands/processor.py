@@ -31,6 +31,7 @@ Examples:
 An app is a Python module, a package with its modules, or a file:
   import hookd
 
+\b
   @hookd.on("github", event="push")
   async def deploy(event: hookd.Event) -> None:
       print(event.json()["repository"]["full_name"])
@@ -54,7 +55,7 @@ class Seconds(click.ParamType[float]):
 @click.option("--concurrency", type=int, help="Handlers that run at once [HOOKD_CONCURRENCY].")
 @click.option("--once", "is_once", is_flag=True, help="Drain what is due now, then end: for cron or a systemd timer.")
 @click.option(
-    "--for", "for_seconds", type=Seconds(), default=50.0, show_default="50s", help="With --once: at most so long."
+    "--for", "for_seconds", type=Seconds(), default=50.0, help="With --once: at most so long.  [default: 50s]"
 )
 @click.option(
     "--reload", "is_reload", is_flag=True, help="Development: start anew when a Python file of the app changes."
