@@ -49,7 +49,7 @@ class StandardWebhooks:
     def name_in(self, request: Request) -> str:
         """The first by which there is a signature or an id: the id that names the delivery must be the one signed."""
         for name in self.names:
-            if any(request.header(f"{name}-{what}") is not None for what in ("signature", "id")):
+            if request.header(f"{name}-signature") is not None or request.header(f"{name}-id") is not None:
                 return name
         return self.names[0]
 
