@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
+from chassis.database import Database, DatabaseError
 from chassis.embedded import Embedded, EmbeddedError, binaries
 from tests.needs import needs
 
@@ -187,6 +188,17 @@ def test_a_second_start_finds_the_rows_of_the_first(place: Path, begun: Begun, p
         keep_a_row(url)
     with embedded.serve() as url:
         assert kept_row(url) == "42"
+
+
+async def test_a_server_that_does_not_sync_is_refused(place: Path, begun: Begun) -> None:
+    """With fsync off a power cut may take what was answered: a sentence, unless HOOKD_ALLOW_UNSAFE accepts it."""
+    embedded = begun(place / "data")
+    with (place / "data" / "postgres" / "postgresql.conf").open("a") as settings:
+        settings.write("fsync = off\n")
+    with embedded.serve() as url:
+        with pytest.raises(DatabaseError, match=r"^fsync is off: .*HOOKD_ALLOW_UNSAFE"):
+            await Database(url).connect("test")
+        await (await Database(url, allow_unsafe=True).connect("test")).close()
 
 
 @both_servers
