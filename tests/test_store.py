@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chassis.database import Connection, Database, DatabaseError, Unavailable
+from processor.claiming.store import listen
 from processor.holding.claimed import BODY_INLINE_BYTES_MAX, Claimed, Found
 from processor.holding.store import Renewer
 from processor.outcome import (
@@ -30,6 +31,7 @@ from processor.settling.store import Settlement
 from processor.store import Store
 from rig import seed
 from tests.factories import an_event, at, counts, events, row_of
+from tests.receiving import Proxy
 
 LEASE_SECONDS = 60.0
 PLENTY = 1 << 20
@@ -585,3 +587,24 @@ async def entries_read(connection: Connection) -> int:
         "SELECT sum(idx_tup_read)::int FROM pg_stat_user_indexes WHERE relname LIKE 'events\\_2%'"
     )
     return value
+
+
+# Hints
+
+
+@pytest.mark.unmeasured
+async def test_a_half_open_listener_is_found_out(database_url: str, connection: Connection) -> None:
+    """Whoever listens asks every 5 s whether his connection lives, and opens another where nobody answers."""
+    heard = asyncio.Event()
+    async with Proxy(database_url) as proxy:
+        listening = asyncio.create_task(listen(Database(proxy.url), heard.set))
+        await asyncio.wait_for(heard.wait(), 20)
+        proxy.go_dark()
+        proxy.light_up()
+        heard.clear()
+        await asyncio.wait_for(heard.wait(), 20)  # hints may have been missed
+        heard.clear()
+        await connection.execute("NOTIFY hookd")
+        await asyncio.wait_for(heard.wait(), 20)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
