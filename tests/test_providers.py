@@ -31,7 +31,7 @@ NAMES = [
 ]  # fmt: skip
 GENERIC = {"rfc9421", "hmac", "ed25519", "token", "basic", "none"}
 # Nothing in what they send tells one delivery from another.
-WITHOUT_ID = GENERIC | {"dropbox"}
+WITHOUT_ID = GENERIC | {"dropbox", "websub"}
 WITHOUT_TYPE = GENERIC | {"dropbox", "websub"}
 
 
@@ -217,6 +217,13 @@ def test_watson_s_index_counts_by_space() -> None:
 def test_two_changes_of_one_dropbox_account_are_two_deliveries() -> None:
     """Their bodies are alike to the byte."""
     assert PROVIDERS["dropbox"].delivery_id_of(posted({"list_folder": {"accounts": ["dbid:1"]}})) is None
+
+
+def test_a_topic_that_comes_back_to_what_it_was_is_another_delivery() -> None:
+    """Lit, out, lit: the third is no retry of the first, and its handler would believe the lamp to be out."""
+    assert (
+        PROVIDERS["websub"].delivery_id_of(Request("POST", "/", [("Link", "<https://hub>; rel=hub")], b"lit")) is None
+    )
 
 
 def test_a_batch_is_known_by_all_that_it_brings() -> None:

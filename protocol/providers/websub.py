@@ -1,7 +1,6 @@
 """WebSub: a hub that sends what changed."""
 
 from protocol import challenge
-from protocol.naming import same_body
 from protocol.providers.provider import READ, Option, Provider, Sample, told
 from protocol.schemes.websub import WebSub
 
@@ -9,13 +8,12 @@ PROVIDER = Provider(
     title="WebSub",
     event_type=None,
     delivery_id=None,
-    delivery_ids=(same_body,),
     scheme=WebSub(),
     handshake=challenge.websub,
     options=(Option("topic", "the topics subscribed to, as URLs with spaces between", needed=True),),
     setup="Ask the hub for a subscription: hub.callback is the URL, hub.secret the secret.",
     credential="hub.secret",
-    duplicates="no delivery id: the same body is the same delivery, for it is the topic's content",
+    duplicates="no delivery id, and none can be derived: a topic may come back to what it was before",
     facts=(
         *told(
             "https://www.w3.org/TR/websub/",
