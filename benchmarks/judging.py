@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from statistics import median
 
 from benchmarks.bench import Bench
 from benchmarks.drain import MICROSECONDS, Run, drained_by_hookd, unsettled, warm
@@ -15,6 +16,9 @@ from processor.sifting.sieve import found_in, request_of
 from protocol.providers import PROVIDERS
 from protocol.request import Request
 from protocol.samples import credentials, sample_delivery
+from protocol.schemes.keyed import Hmac
+from protocol.schemes.standard import StandardWebhooks
+from protocol.schemes.websub import WebSub
 from protocol.source import Secret, Source
 from rig import machine, seed
 from rig.postgres import connected
@@ -22,12 +26,14 @@ from rig.postgres import connected
 KEY = "YmVuY2htYXJrcy1zZWFsLXdpdGgtdGhpcy1rZXktMzI="  # seals nothing that is secret
 NOBODY, OTHERS, REGISTERED = "no source registered", "50 others registered", "verified, and compared by delivery"
 OTHERS_COUNT = 50
+HMACS = [name for name, provider in PROVIDERS.items() if isinstance(provider.scheme, Hmac | StandardWebhooks | WebSub)]
 TIMES = 2000
 BODY_BYTES = 1024
 METHOD = (
-    "A body of 1 KiB verified; one event: its headers parsed, its names taken and its body verified; each {times:,}"
-    " times, in CPU time. Drain: {events:,} events as GitHub signs them, each a delivery of its own, drained as in"
-    " Drain; ratios are to a drain of the same rows with no source registered, where nothing of this is done."
+    "A body of 1 KiB verified, of every sender that signs it by an HMAC; one event: its headers parsed, its names taken"
+    " and its body verified; each {times:,} times, in CPU time. Drain: {events:,} events as GitHub signs them, each a"
+    " delivery of its own, drained as in Drain; ratios are to a drain of the same rows with no source registered, where"
+    " nothing of this is done."
 )
 COLUMNS = (*seed.COLUMNS, "event_type", "delivery_id")
 ADD_SOURCE = "INSERT INTO hookd.sources (name, provider, mode) VALUES ($1, 'github', 'deferred')"
@@ -37,12 +43,7 @@ ADD_SECRET = "INSERT INTO hookd.secrets (source, sealed) VALUES ($1, $2)"
 async def measure(bench: Bench) -> Section:
     events = bench.scale.events
     section = Section("Judging", METHOD.format(times=TIMES, events=events))
-    for name in ("github", "stripe", "standard-webhooks"):
-        verified, judged = zip(*(costs_us(name) for _ in range(bench.scale.rounds)), strict=True)
-        section.figures += [
-            Figure(f"{name}, the verification alone", "µs", verified, Target("≤", 10)),
-            Figure(f"{name}, an event", "µs", judged),
-        ]
+    section.figures += figures({name: [costs_us(name) for _ in range(bench.scale.rounds)] for name in HMACS})
     await warm(bench)
     runs: dict[str, list[Run]] = {NOBODY: [], OTHERS: [], REGISTERED: []}
     for name in bench.rounds(list(runs)):
@@ -58,6 +59,16 @@ async def measure(bench: Bench) -> Section:
             Figure(f"{name}: CPU an event, PostgreSQL's part", "µs", [run.postgres_us for run in each]),
         ]
     return section
+
+
+def figures(costs: Mapping[str, Sequence[tuple[float, float]]]) -> Iterator[Figure]:
+    """The aim is every sender's, so that it is that of the slowest."""
+    slowest = max(costs, key=lambda name: median(verified for verified, _ in costs[name]))
+    values = [verified for verified, _ in costs[slowest]]
+    yield Figure(f"verification by HMAC, the slowest of {len(costs)} ({slowest})", "µs", values, Target("≤", 10))
+    for name, each in costs.items():
+        yield Figure(f"{name}: the verification alone", "µs", [verified for verified, _ in each])
+        yield Figure(f"{name}: an event", "µs", [judged for _, judged in each])
 
 
 def padded(request: Request) -> Request:
