@@ -1,6 +1,7 @@
 """What most tests stand on: a real PostgreSQL, and in it a fresh, migrated database for each test."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -40,12 +41,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each worker begins with its share of what takes long, so that at the end none waits for another's long test."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    """Each worker begins with its share of what takes long, so that at the end none waits for another's long test.
+
+    Whole chapters, for what a chapter shares is made anew by each worker that has a test of it.
+    """
+    shares: list[list[pytest.Item]] = [[] for _ in range(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))]
     long = [item for item in items if item.get_closest_marker("unmeasured")]
+    chapters = [list(chapter) for _, chapter in itertools.groupby(long, lambda item: item.path)]
+    for chapter in sorted(chapters, key=len, reverse=True):
+        min(shares, key=len).extend(chapter)
     short = [item for item in items if not item.get_closest_marker("unmeasured")]
-    shares = [long[n::workers] for n in range(workers)]
-    for left, share in zip(range(workers, 0, -1), shares, strict=True):
+    for left, share in zip(range(len(shares), 0, -1), shares, strict=True):
         room = max((len(short) + sum(map(len, shares[-left:]))) // left - len(share), 0)
         share.extend(short[:room])
         del short[:room]
