@@ -741,9 +741,9 @@ async def test_threads_that_hang_have_a_supervised_receiver_replaced(
         let_go.wait(PATIENCE_SECONDS)
 
     settings = {"concurrency": 1, "handler_timeout_seconds": 0.5}
-    async with replying(database, reply, reply_seconds=0.2, processor=settings) as receiver:
+    async with replying(database, reply, reply_seconds=2.0, processor=settings) as receiver:
         first, second = [receipt(answer) for answer in await asyncio.gather(receiver.post(), receiver.post())]
-        await receiver.ended
+        await asyncio.wait_for(receiver.ended, PATIENCE_SECONDS)
     let_go.set()
     rows = await connection.fetch("SELECT id, held_by, attempts FROM hookd.events ORDER BY attempts")
     assert {row["id"] for row in rows} == {first, second}
