@@ -24,7 +24,7 @@ EPILOG = """\b
 Examples:
   hookd verify --provider github --secret-file secret.txt \\
       -H 'X-Hub-Signature-256: sha256=757107ea…' body.json
-  hookd event 01a2 --raw | hookd verify --provider slack --secret-env SLACK_SECRET \\
+  hookd event 01a20040 --raw | hookd verify --provider slack --secret-env SLACK_SECRET \\
       -H 'X-Slack-Signature: v0=…' -H 'X-Slack-Request-Timestamp: 1760000000' --at 2026-01-31T12:00Z -
 
 \b
