@@ -9,7 +9,7 @@ from typing import TypeVar
 import asyncpg
 
 from chassis.database import Connection, Database, DatabaseError, Link, Unavailable
-from migrations.upgrade import known, latest, upgrade
+from migrations.revisions import known, latest
 
 T = TypeVar("T")
 
@@ -56,23 +56,26 @@ def migrate(database: Database, waiting: Callable[[], None]) -> Migration:
 
     `waiting` is called again and again while another migration runs.
     """
-    asyncio.run(_asked(database, check, LOOK_SECONDS))
-    before = _upgrade(database, waiting)
+    found = asyncio.run(_asked(database, revision, LOOK_SECONDS))
+    before = _upgrade(database, waiting) if found in {None, *known()[:-1]} else found
     days = asyncio.run(_asked(database, make_days, DAYS_SECONDS))
     roles = asyncio.run(_asked(database, missing_roles, LOOK_SECONDS))
     return Migration(before, latest(), before is not None and before not in known(), days, roles)
 
 
-async def check(connection: Connection) -> None:
-    """Raise DatabaseError for a schema of somebody else's."""
-    found = await connection.fetchrow(LOOK)
-    assert found is not None
-    revision = found["versioned"] and await connection.fetchval("SELECT version_num FROM hookd.schema_version")
-    if found["used"] and not revision:
+async def revision(connection: Connection) -> str | None:
+    """The one that is there. Raises DatabaseError for a schema of somebody else's."""
+    look = await connection.fetchrow(LOOK)
+    assert look is not None
+    found: str | None = None
+    if look["versioned"]:
+        found = await connection.fetchval("SELECT version_num FROM hookd.schema_version")
+    if look["used"] and not found:
         raise DatabaseError(
             "schema hookd has tables that no hookd made (there is no revision in hookd.schema_version): "
             "rename that schema, or name another database in HOOKD_DATABASE_URL"
         )
+    return found
 
 
 async def make_days(connection: Connection) -> tuple[date, ...]:
@@ -105,6 +108,8 @@ async def _asked(database: Database, work: Callable[[Connection], Awaitable[T]],
 
 
 def _upgrade(database: Database, waiting: Callable[[], None]) -> str | None:
+    from migrations.upgrade import upgrade  # noqa: PLC0415 - Alembic takes half a second, and there is seldom a need
+
     try:
         return upgrade(
             lambda: database.connect("migrate", settings=SETTINGS, command_timeout=REVISIONS_SECONDS), waiting

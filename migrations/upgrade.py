@@ -6,24 +6,11 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
 from chassis.database import Connection
 
 FOLDER = Path(__file__).parent
-
-
-def latest() -> str:
-    """The newest revision this hookd brings."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None
-    return head
-
-
-def known() -> set[str]:
-    """All revisions this hookd knows."""
-    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
 def upgrade(connect: Callable[[], Awaitable[Connection]], waiting: Callable[[], None]) -> str | None:

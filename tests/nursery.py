@@ -14,7 +14,7 @@ import sys
 from hookd import cli
 
 # Asked for by commands when they run.
-LATER = ("asyncpg", "cryptography.fernet", "ingest.server", "migrations.store", "processor.daemon", "rich.table")
+LATER = ("asyncpg", "cryptography.fernet", "ingest.server", "migrations.upgrade", "processor.daemon", "rich.table")
 
 
 def serve() -> bool:

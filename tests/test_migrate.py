@@ -10,10 +10,12 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from alembic.script import ScriptDirectory
 
 from chassis.database import Connection
 from chassis.embedded import Embedded, binaries
-from migrations.upgrade import latest
+from migrations.revisions import known, latest
+from migrations.upgrade import FOLDER
 from tests.commands import Hookd
 from tests.databases import execute
 
@@ -67,6 +69,11 @@ async def test_a_fresh_database_then_an_up_to_date_one(hookd: Hookd) -> None:
     assert [record[0] for record in await connection.fetch(DAYS)] == list(range(15))
     assert await connection.fetchval("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
     await connection.close()
+
+
+def test_every_revision_is_known() -> None:
+    """Those that files are named after are those that Alembic would run."""
+    assert known() == [script.revision for script in reversed([*ScriptDirectory(str(FOLDER)).walk_revisions()])]
 
 
 async def test_missing_days_are_made(migrated: Hookd) -> None:
@@ -135,6 +142,15 @@ async def test_a_second_migration_waits_for_the_first(hookd: Hookd) -> None:
         await connection.execute("SELECT pg_advisory_unlock(hashtext('hookd.migrate'))")
         out, err = child.communicate()
     assert (child.returncode, out, err) == (0, f"schema hookd made: revision {latest()}\n", "")
+    await connection.close()
+
+
+async def test_an_up_to_date_database_waits_for_nobody(migrated: Hookd) -> None:
+    """Where there is nothing to bring, another migration is not in the way."""
+    connection = await connect(migrated)
+    await connection.execute("SELECT pg_advisory_lock(hashtext('hookd.migrate'))")
+    done = migrated("migrate")
+    assert (done.code, done.out, done.err) == (0, f"up to date: revision {latest()}\n", "")
     await connection.close()
 
 
