@@ -16,7 +16,6 @@ from chassis.logs import get_logger
 from chassis.process import hear
 from chassis.supervisor import WRONG_USAGE, Child, Supervisor
 from hookd.replying.app import replies
-from processor.handling import app as apps
 
 # -B: a file that changes twice in a second, at the same size, would be taken for the one that was compiled before.
 HOOKD = (sys.executable, "-P", "-B", "-m", "hookd")
@@ -33,6 +32,8 @@ def require_watchfiles() -> None:
 
 def folders_of(app: str) -> list[Path]:
     """Where the files of an app lie. Raises UsageError."""
+    from processor.handling import app as apps  # noqa: PLC0415 - `hookd up` has no other use for what handles
+
     try:
         return apps.folders_of(app)
     except apps.AppError as error:

@@ -1,6 +1,8 @@
 """The house: who may import whom, and the one door of each library."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -50,6 +52,16 @@ DOORS = {
     "uvloop": {"hookd/commands/*.py"},
     "pytest": {"hookd/fixtures.py"},
     "uuid_utils": {"ingest/receiver.py"},
+}
+# What takes long to import, and what starts without it.
+UNNEEDED = {
+    "hookd.cli": {"asyncio", "asyncpg", "pydantic", "structlog"},
+    "hookd.commands.status": {"protocol.providers", "rich", "structlog"},
+    "hookd.commands.up": {"aiohttp", "processor.handling.dispatch", "protocol.providers", "structlog"},
+    "hookd.commands.ingest": {"aiohttp", "processor.handling.dispatch", "protocol.providers", "structlog"},
+    "ingest.server": {"cryptography", "prometheus_client", "structlog"},
+    "processor.daemon": {"aiohttp", "apscheduler", "cryptography", "prometheus_client", "structlog"},
+    "migrations.store": {"alembic", "sqlalchemy"},
 }
 SQL_FILES = {"*/store.py", "chassis/database.py", "migrations/*.py", "migrations/versions/*.py"}
 SQL_NAMED = ("hookd psql", "make_roles")  # an example, and what somebody may run by hand
@@ -107,6 +119,14 @@ def test_arrows_within_the_processor(room: str) -> None:
 def test_every_room_of_the_processor_has_its_arrows() -> None:
     """No room of the processor is without arrows."""
     assert {path.parent.name for path in (ROOT / "processor").glob("*/__init__.py")} == set(PROCESSOR_ARROWS)
+
+
+@pytest.mark.parametrize("started", UNNEEDED)
+def test_what_is_imported_when(started: str) -> None:
+    """A command starts without what only some runs of it need, and pays for it in those."""
+    program = f"import sys, {started}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert UNNEEDED[started] & set(done.stdout.split()) == set()
 
 
 @pytest.mark.parametrize("library", DOORS)

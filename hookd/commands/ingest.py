@@ -16,10 +16,9 @@ from hookd.configuration import Configuration, configure, database_of
 from hookd.options import joined, tls_options
 from hookd.replying.app import replies
 from hookd.supervise import has_identity, identity_from, open_listeners, receivers, supervise
-from ingest.replying import Make
-from ingest.server import serve
 
 if TYPE_CHECKING:
+    from ingest.replying import Make
     from processor.handling.dispatch import Dispatch
 
 EPILOG = """\b
@@ -83,6 +82,8 @@ def command(
             return supervise(children, configuration.common.grace_seconds, may_roll=may_roll)
     dispatch = replying_app(None if shared_app else app, configuration.processor.app, tells=not shared_app)
     lifeline = Lifeline(lifeline_fd) if lifeline_fd is not None else None
+    from ingest.server import serve  # noqa: PLC0415 - a third of the imports, of which a supervisor of workers has no use
+
     with database_of(configuration.common) as database:
         replying = None if dispatch is None else replying_by(configuration, database, dispatch, slot)
         uvloop.run(
@@ -112,7 +113,7 @@ def replying_app(asked: str | None, app: str | None, *, tells: bool) -> "Dispatc
     return dispatch if dispatch.has_replies else None
 
 
-def replying_by(configuration: Configuration, database: Database, dispatch: "Dispatch", slot: int) -> Make:
+def replying_by(configuration: Configuration, database: Database, dispatch: "Dispatch", slot: int) -> "Make":
     """How to make who replies, with the rights that it needs."""
     from hookd.replying.replier import Replier  # noqa: PLC0415 - as above
 

@@ -11,11 +11,9 @@ import uvloop
 
 from chassis.database import Database
 from chassis.lifeline import Lifeline
-from chassis.supervisor import Child
 from hookd.apps import loaded
 from hookd.configuration import Configuration, configure, database_of
 from hookd.options import app_option
-from hookd.reload import GRACE_SECONDS_MAX, folders_of, keep_fresh, require_watchfiles
 from processor.daemon import once, run
 from processor.handling.dispatch import Dispatch
 from processor.sifting.registry import Unjudgeable
@@ -89,6 +87,9 @@ def command(
 
 
 def _reload(configuration: Configuration, app: str, lifeline: Lifeline | None) -> int:
+    from chassis.supervisor import Child  # noqa: PLC0415 - cron's processor, each minute, starts nobody
+    from hookd.reload import GRACE_SECONDS_MAX, folders_of, keep_fresh, require_watchfiles  # noqa: PLC0415 - as above
+
     require_watchfiles()
     folders = folders_of(app)
     grace_seconds = min(configuration.common.grace_seconds, GRACE_SECONDS_MAX)
