@@ -50,12 +50,19 @@ class Hookd:
 
     def __call__(self, *arguments: str, into: Path | None = None) -> Ran:
         """Run one to its end, its output into a file."""
+        return self._run({"arguments": arguments}, into)
+
+    def python(self, program: str, *arguments: str) -> Ran:
+        """Run a program of Python in the command's place, as `python -P -c` would; hookd is imported already."""
+        return self._run({"arguments": arguments, "program": program})
+
+    def _run(self, what: Mapping[str, object], into: Path | None = None) -> Ran:
         with tempfile.TemporaryDirectory() as name:
             out, err = into or Path(name) / "out", Path(name) / "err"
             for file in (out, err):
                 file.touch()
-            asked = {"arguments": arguments, "folder": str(self.folder), "environment": self.environment()}
-            code = nursery().run(asked | {"out": str(out), "err": str(err)})
+            where = {"folder": str(self.folder), "environment": self.environment(), "out": str(out), "err": str(err)}
+            code = nursery().run({**what, **where})
             return Ran(code, "" if into else out.read_text(), err.read_text())
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:

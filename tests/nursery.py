@@ -1,7 +1,8 @@
 """A process that has imported every command, and forks one for each line it reads: half a second less for each.
 
-A line is JSON: arguments, folder, environment, and the files for both outputs. Two lines answer it: the process's
-number, and how it ended. All else is as in a process of its own, which the child is.
+A line is JSON: arguments, folder, environment, the files for both outputs, and another program where it is not the
+command. Two lines answer it: the process's number, and how it ended. All else is as in a process of its own, which the
+child is.
 """
 
 import contextlib
@@ -17,18 +18,18 @@ from hookd import cli
 LATER = ("asyncpg", "cryptography.fernet", "ingest.server", "migrations.upgrade", "processor.daemon", "rich.table")
 
 
-def serve() -> bool:
-    """Until nobody writes any more; True in a child, which then is the command."""
+def serve() -> dict[str, object] | None:
+    """Until nobody writes any more; in a child what was asked, which it then is."""
     for line in sys.stdin:
-        asked = json.loads(line)
+        asked: dict[str, object] = json.loads(line)
         pid = os.fork()
         if pid == 0:
             become(asked)
-            return True
+            return asked
         answer(pid)
         _, status = os.waitpid(pid, 0)
         answer(os.waitstatus_to_exitcode(status))
-    return False
+    return None
 
 
 def answer(number: int) -> None:
@@ -54,5 +55,8 @@ if __name__ == "__main__":
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
     gc.freeze()  # else each child would look through all of it as it ends
-    if serve():
-        cli.main()
+    if (asked := serve()) is not None:
+        if "program" in asked:
+            exec(str(asked["program"]), {"__name__": "__main__"})
+        else:
+            cli.main()

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from rig.hookd import ROOT
+from tests.commands import Hookd, Ran
 
-pytestmark = pytest.mark.unmeasured
+pytestmark = [pytest.mark.unmeasured, pytest.mark.usefixtures("settings_free")]
 
 A_HANDLER = """
 import hookd
@@ -34,13 +35,12 @@ else:
 """
 
 
-def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Python with hookd's packages in reach, as an installed one has them."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("HOOKD_")}
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A fresh Python with hookd's packages in reach, as an installed one has them: for what counts on who came first."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
-        env={**clean, "PYTHONPATH": str(ROOT), "HOOKD_METRICS_PORT": "0", **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HOOKD_METRICS_PORT": "0"},
         capture_output=True,
         text=True,
         timeout=30,
@@ -48,11 +48,18 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
     )
 
 
-def load(app: str | Path, cwd: Path) -> str:
+def load_afresh(app: str | Path, cwd: Path) -> str:
     """What comes of loading an app from a folder."""
     loaded = run("-P", "-c", LOAD, str(app), cwd=cwd)
     assert loaded.returncode == 0, loaded.stderr
     return loaded.stdout.strip()
+
+
+def load(app: str | Path, cwd: Path) -> str:
+    """The same, in a process that has imported all of hookd before."""
+    loaded = Hookd(cwd, {}).python(LOAD, str(app))
+    assert loaded.code == 0, loaded.err
+    return loaded.out.strip()
 
 
 def refusal(app: str | Path, cwd: Path) -> str:
@@ -77,13 +84,18 @@ def write(path: Path, code: str = A_HANDLER) -> Path:
         ("mycompany/webhooks.py", "mycompany/webhooks.py"),
         ("mycompany/__init__.py", "mycompany"),
         ("my app.py", "my app.py"),
-        ("json.py", "json.py"),
     ],
 )
 def test_an_app_is_a_module_or_a_path(tmp_path: Path, file: str, app: str) -> None:
     """An app is named as a module or as a path to a file, of the current folder or anywhere."""
     write(tmp_path / file)
     assert load(app, tmp_path) == "github push deploy async"
+
+
+def test_an_app_of_a_name_of_pythons(tmp_path: Path) -> None:
+    """An app's file may have the name of a module that all else needs."""
+    write(tmp_path / "json.py")
+    assert load_afresh("json.py", tmp_path) == "github push deploy async"
 
 
 def test_an_app_anywhere(tmp_path: Path) -> None:
@@ -183,7 +195,7 @@ def test_an_app_that_is_not_there(tmp_path: Path) -> None:
 def test_a_file_of_a_name_of_ours(tmp_path: Path, name: str) -> None:
     """A user's processor.py is an app by its path; by its module's name it is refused, and told to be named by path."""
     write(tmp_path / f"{name}.py")
-    assert load(f"{name}.py", tmp_path).splitlines()[-1] == "github push deploy async"
+    assert load_afresh(f"{name}.py", tmp_path).splitlines()[-1] == "github push deploy async"
     said = f"{name} is a package of hookd's own: name your file by its path, --app ./{name}.py"
     assert said in load(name, tmp_path)
 
@@ -212,7 +224,7 @@ def test_files_that_ours_hide_are_told_once(tmp_path: Path) -> None:
     write(tmp_path / "processor.py", "")
     write(tmp_path / "mine" / "__init__.py", a_handler("first"))
     write(tmp_path / "mine" / "more.py", a_handler("more"))
-    assert load("mine", tmp_path).count("app.names_taken") == 1
+    assert load_afresh("mine", tmp_path).count("app.names_taken") == 1
 
 
 def test_files_that_ours_hide_are_told(tmp_path: Path) -> None:
@@ -220,7 +232,7 @@ def test_files_that_ours_hide_are_told(tmp_path: Path) -> None:
     write(tmp_path / "processor.py", "raise RuntimeError('never imported')\n")
     write(tmp_path / "protocol.py", "raise RuntimeError('never imported')\n")
     app = write(tmp_path / "app.py", f"import processor.drain, protocol.content\n{A_HANDLER}")
-    warning, handler = load(app, tmp_path).splitlines()
+    warning, handler = load_afresh(app, tmp_path).splitlines()
     assert handler == "github push deploy async"
     assert "app.names_taken" in warning
     assert "processor.py, protocol.py" in warning
@@ -239,7 +251,13 @@ def test_python_m_hookd_beside_such_a_file(tmp_path: Path) -> None:
 
 def test_hookds_own_demo_is_an_app(tmp_path: Path) -> None:
     """The app built in is named as any module: it takes everything."""
-    assert load("hookd.demo", tmp_path) == "* None show async"
+    assert load_afresh("hookd.demo", tmp_path) == "* None show async"
+
+
+def a_processor(cwd: Path, *arguments: str, **settings: str) -> Ran:
+    """`hookd processor`, which has no database and needs none to refuse."""
+    nowhere = {"HOOKD_DATABASE_URL": "postgresql://nobody@localhost:1/nothing"}
+    return Hookd(cwd, nowhere | settings)("processor", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -253,17 +271,16 @@ def test_hookds_own_demo_is_an_app(tmp_path: Path) -> None:
 def test_the_command_refuses_it_in_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     """Without an app, or with one that cannot be used, `hookd processor` exits 2 with one clear line, no traceback."""
     write(tmp_path / "broken.py", "1 / 0\n")
-    url = "postgresql://nobody@localhost:1/nothing"
-    refused = run("-P", "-m", "hookd", "processor", *arguments, cwd=tmp_path, HOOKD_DATABASE_URL=url)
-    assert refused.returncode == 2
-    assert [line for line in refused.stderr.splitlines() if said in line and line.startswith("Error: ")]
-    assert "Traceback" not in refused.stderr
+    refused = a_processor(tmp_path, *arguments)
+    assert refused.code == 2
+    assert [line for line in refused.err.splitlines() if said in line and line.startswith("Error: ")]
+    assert "Traceback" not in refused.err
 
 
 def test_app_by_the_environment(tmp_path: Path) -> None:
     """HOOKD_APP names the app as --app does."""
-    refused = run("-P", "-m", "hookd", "processor", cwd=tmp_path, HOOKD_APP="nowhere.py")
-    assert (refused.returncode, "there is no file" in refused.stderr) == (2, True)
+    refused = a_processor(tmp_path, HOOKD_APP="nowhere.py")
+    assert (refused.code, "there is no file" in refused.err) == (2, True)
 
 
 # --- several apps, and packages ---------------------------------------------------------------------------------------
@@ -394,15 +411,13 @@ def test_neighbours_of_one_name_are_told(tmp_path: Path) -> None:
 
 def test_the_command_takes_several(tmp_path: Path) -> None:
     """--app may be repeated, on `hookd processor` and `hookd up` alike; both faults are told."""
-    url = "postgresql://nobody@localhost:1/nothing"
-    arguments = ("--app", "nowhere.py", "--app", "missing")
-    refused = run("-P", "-m", "hookd", "processor", *arguments, cwd=tmp_path, HOOKD_DATABASE_URL=url)
-    assert refused.returncode == 2
-    assert "there is no file" in refused.stderr
-    assert "there is no module missing" in refused.stderr
+    refused = a_processor(tmp_path, "--app", "nowhere.py", "--app", "missing")
+    assert refused.code == 2
+    assert "there is no file" in refused.err
+    assert "there is no module missing" in refused.err
     for command in ("processor", "up"):
-        shown = run("-P", "-m", "hookd", command, "--help", cwd=tmp_path)
-        assert "repeatable [HOOKD_APP]" in " ".join(shown.stdout.split())
+        shown = Hookd(tmp_path, {})(command, "--help")
+        assert "repeatable [HOOKD_APP]" in " ".join(shown.out.split())
 
 
 FOLDERS = """
@@ -428,5 +443,5 @@ def test_where_an_app_s_files_are(tmp_path: Path, app: str, folders: list[str]) 
     write(tmp_path / "app.py", "1 / 0\n")
     write(tmp_path / "company" / "__init__.py", "1 / 0\n")
     write(tmp_path / "company" / "deep" / "app.py", "1 / 0\n")
-    found = run("-P", "-c", FOLDERS, app, cwd=tmp_path)
-    assert found.stdout.split() == [str(tmp_path / folder) for folder in folders], found.stderr
+    found = Hookd(tmp_path, {}).python(FOLDERS, app)
+    assert found.out.split() == [str(tmp_path / folder) for folder in folders], found.err
