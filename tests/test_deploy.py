@@ -145,22 +145,6 @@ def a_free_port() -> int:
 
 
 @needs_nginx
-async def test_nginx_keeps_the_target(
-    database_url: str, connection: Connection, proxy: Proxy, tls: ssl.SSLContext
-) -> None:
-    """Behind nginx the target is stored as it was sent: no slash merged, no escape decoded, no dots resolved."""
-    target = "/demo//a%2Fb/./c/..//%2e%2E/%41?q=%20+%2F&q"
-    async with (
-        receiver(database_url) as (_, port),
-        proxy(port) as url,
-        aiohttp.ClientSession() as session,
-        session.post(URL(f"{url}{target}", encoded=True), data=b"{}", ssl=tls) as answer,
-    ):
-        assert answer.status == 200
-    assert [row["target"] for row in await connection.fetch(ALL_STORED)] == [target]
-
-
-@needs_nginx
 async def test_nginx_takes_bodies_as_large_as_hookd_does(
     database_url: str, connection: Connection, proxy: Proxy, tls: ssl.SSLContext
 ) -> None:
@@ -182,27 +166,30 @@ async def test_nginx_takes_bodies_as_large_as_hookd_does(
 
 
 @needs_nginx
-async def test_nginx_drops_no_header(
+async def test_nginx_changes_nothing(
     database_url: str, connection: Connection, proxy: Proxy, tls: ssl.SSLContext
 ) -> None:
-    """Behind nginx every header arrives: _ or . in its name, sent twice, bytes that are no UTF-8; the Host too."""
+    """Behind nginx the target is stored as it was sent: no slash merged, no escape decoded, no dots resolved.
+
+    Every header arrives: _ or . in its name, sent twice, bytes that are no UTF-8; the Host too. A sender that speaks
+    HTTP/1.0 and names no host is served as well.
+    """
+    target = "/demo//a%2Fb/./c/..//%2e%2E/%41?q=%20+%2F&q"
     sent = [("X_Under_Score", "1"), ("X.Dotted", "2"), ("X-Twice", "a"), ("X-Twice", "b"), ("X-Raw", "\xff\xfe")]
     head = "".join(f"{name}: {value}\r\n" for name, value in sent).encode("iso-8859-1")
+    requests = (
+        b"POST %b HTTP/1.1\r\nHost: a.example:81\r\nConnection: close\r\n%b\r\n" % (target.encode(), head),
+        b"POST /demo HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}",
+    )
     async with receiver(database_url) as (_, port), proxy(port) as url:
-        answer = await raw(url, tls, b"POST /demo HTTP/1.1\r\nHost: a.example:81\r\nConnection: close\r\n%b\r\n" % head)
-    assert answer.startswith(b"HTTP/1.1 200")
-    (row,) = await connection.fetch(ALL_STORED)
+        for request in requests:
+            assert (await raw(url, tls, request)).startswith(b"HTTP/1.1 200")
+    row, old = await connection.fetch(ALL_STORED)
     stored = [(name, value) for name, value in json.loads(row["headers"]) if name != "X-Forwarded-For"]
+    assert row["target"] == target
     assert [each for each in stored if each[0].startswith("X")] == sent
     assert ("Host", "a.example:81") in stored
-
-
-@needs_nginx
-async def test_http_1_0_without_a_host_passes_nginx(database_url: str, proxy: Proxy, tls: ssl.SSLContext) -> None:
-    """A sender that speaks HTTP/1.0 and names no host is served behind nginx."""
-    async with receiver(database_url) as (_, port), proxy(port) as url:
-        answer = await raw(url, tls, b"POST /demo HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}")
-        assert answer.startswith(b"HTTP/1.1 200")
+    assert (old["target"], old["payload"]) == ("/demo", b"{}")
 
 
 async def raw(url: URL, tls: ssl.SSLContext, request: bytes) -> bytes:
@@ -336,7 +323,7 @@ async def test_a_sender_may_leave(proxy: Proxy, tls: ssl.SSLContext) -> None:
 
 SENDERS = 8
 REQUESTS_MAX = 20_000
-PACE_SECONDS = 0.02  # a sender's pace: at full speed the load would take the processor from what restarts
+PACE_SECONDS = 0.05  # a sender's pace: at full speed the load would take the processor from what restarts
 
 
 @dataclass
@@ -367,7 +354,7 @@ class Load:
         except aiohttp.ClientError as error:
             return repr(error)
 
-    async def more(self, count: int = 100) -> None:
+    async def more(self, count: int = 50) -> None:
         """Until so many more are answered."""
         enough = len(self.answers) + count
         async with asyncio.timeout(PATIENCE_SECONDS), self._answered:
@@ -394,13 +381,13 @@ async def assert_none_is_lost(connection: Connection, answers: dict[bytes, Any],
 
 
 @needs_nginx
-async def test_five_rolling_restarts(
+async def test_two_rolling_restarts(
     database_url: str, connection: Connection, proxy: Proxy, tls: ssl.SSLContext
 ) -> None:
-    """`systemctl reload hookd-ingest` (SIGHUP), five times under load: each request is stored, once."""
+    """`systemctl reload hookd-ingest` (SIGHUP), twice under load: each request is stored, once."""
     arguments = exec_start("hookd-ingest.service")[2:]
     async with receiver(database_url, *arguments) as (program, port), proxy(port) as url, load(url, tls) as sending:
-        for restart in range(1, 6):
+        for restart in (1, 2):
             await sending.more()
             program.process.send_signal(signal.SIGHUP)
             await program.logged("child.stopped", count=2 * restart)
@@ -428,14 +415,14 @@ class Unit:
 
 
 @needs_nginx
-async def test_five_full_restarts_behind_a_socket_of_systemd(
+async def test_two_full_restarts_behind_a_socket_of_systemd(
     database_url: str, connection: Connection, proxy: Proxy, tls: ssl.SSLContext
 ) -> None:
-    """With hookd-ingest.socket the service stops and starts five times under load: each request is stored, once."""
+    """With hookd-ingest.socket the service stops and starts twice under load: each request is stored, once."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as held:
         service = Unit(partial(activated, database_url, held))
         async with service, proxy(held.getsockname()[1]) as url, load(url, tls) as sending:
-            for _ in range(5):
+            for _ in range(2):
                 await sending.more()
                 await service.restart()
             await sending.more()
@@ -473,7 +460,7 @@ async def test_restarts_of_two_units_on_one_port(
     arguments = exec_start("hookd-ingest@.service")[2:]
     start = partial(receiver, database_url, *arguments, port=port, share_port="true")
     async with Unit(start) as first, Unit(start) as second, proxy(port) as url, load(url, tls) as sending:
-        for unit in (first, second, first):
+        for unit in (first, second):
             await sending.more()
             await unit.restart()
         await sending.more()
