@@ -36,7 +36,7 @@ else:
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A fresh Python with hookd's packages in reach, as an installed one has them: for what counts on who came first."""
+    """A fresh Python with hookd's packages in reach, as an installed one has them: for what minds who came first."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,

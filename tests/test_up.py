@@ -35,6 +35,7 @@ async def count(event: hookd.Event) -> None:
     if event.body == b"forever":
         await asyncio.Event().wait()
 """
+BROKEN = "import hookd\nimport nothing_of_that_name\n"
 A_REPLY = """
 import hookd
 
@@ -146,14 +147,30 @@ def until(condition: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
 
 
+def processed(hookd: Hookd) -> list[dict[str, object]]:
+    """The events that were."""
+    return hookd("events", "--status", "processed", "--json").json
+
+
 def is_stopped(place: Path) -> bool:
     return not (place / "data" / "postgres" / "postmaster.pid").exists()
 
 
-def test_one_command_is_all_it_takes(hookd: Hookd, place: Path) -> None:
+REPLIES = """
+import hookd
+
+@hookd.on("demo", reply=True)
+async def reply(event: hookd.Event) -> dict[str, str]:
+    return {"id": "of the handler's own"}
+"""
+
+
+def test_one_command_is_all_it_takes(hookd: Hookd, place: Path, tmp_path: Path) -> None:
     """A POST to a fresh `hookd up` is processed, and events, event, status and psql show it; Ctrl-C stops everything,
-    and the next start finds the rows.
+    and the next start finds the rows. That one has an app: its replies are the receiver's answers, and its handler
+    takes what comes and what is replayed.
     """
+    (tmp_path / "app.py").write_text(REPLIES)
     with up(hookd) as running:
         event_id = running.post(b'{"hello":"world"}')
         assert running.next("event.shown", id=event_id)["body"] == '{"hello":"world"}'
@@ -175,10 +192,11 @@ def test_one_command_is_all_it_takes(hookd: Hookd, place: Path) -> None:
         assert running.ended() == 0
     assert is_stopped(place)
     assert processes(place) == []
-    with up(hookd) as running:
+    with up(hookd, "--app", "app.py") as running:
         assert [each["id"] for each in hookd("events", "--json").json] == [event_id]
         assert hookd("replay", event_id).out == "replayed 1 event\n"
-        assert running.next("event.shown", id=event_id)
+        assert running.post(b"{}") == "of the handler's own"
+        until(lambda: len(processed(hookd)) == 2)
         running.process.terminate()
         assert running.ended() == 0
     assert is_stopped(place)
@@ -202,10 +220,14 @@ async def test_it_says_where_to_post_and_how_to_look(hookd: Hookd, database_url:
     assert process.returncode == 0
 
 
-async def test_a_killed_child_is_restarted(hookd: Hookd, database_url: str) -> None:
-    """Receiver and processor are started again after a kill -9, and work."""
-    with up(hookd.having(HOOKD_DATABASE_URL=database_url)) as running:
-        first = {name: running.next("child.started", child=name)["pid"] for name in ("receiver 1", "processor")}
+async def test_a_killed_child_is_restarted(hookd: Hookd, database_url: str, place: Path) -> None:
+    """Receivers and processor are started again after a kill -9, and work.
+
+    With HOOKD_DATABASE_URL it uses that database, and starts none. A closed terminal ends it as Ctrl-C does.
+    """
+    with up(hookd.having(HOOKD_DATABASE_URL=database_url), "--workers", "2") as running:
+        names = ("receiver 1", "receiver 2", "processor")
+        first = {name: running.next("child.started", child=name)["pid"] for name in names}
         running.next("processor.started")
         for name, pid in first.items():
             os.kill(pid, signal.SIGKILL)
@@ -213,53 +235,49 @@ async def test_a_killed_child_is_restarted(hookd: Hookd, database_url: str) -> N
             assert running.next("child.started", child=name)["pid"] != pid
         event_id = running.post(b"again")
         assert running.next("event.shown", id=event_id)
-        running.process.send_signal(signal.SIGINT)
+        running.process.send_signal(signal.SIGHUP)
         assert running.ended() == 0
+    assert not (place / "data").exists()
 
 
 async def test_a_change_of_the_app_is_taken_up(hookd: Hookd, database_url: str, tmp_path: Path) -> None:
-    """With --reload a file that is saved is what runs; while it does not import the receiver goes on, events wait."""
-    (tmp_path / "handlers.py").write_text("import hookd\nimport nothing_of_that_name\n")
-    here = hookd.having(HOOKD_DATABASE_URL=database_url)
-    with up(here, "--app", "handlers.py", "--reload") as running:
-        running.next("reload.waiting")
-        running.post(b"kept")
-        (tmp_path / "handlers.py").write_text(AN_APP)
-        running.next("reload.changed", files="handlers.py")
-        running.next("processor.started")
-        until(lambda: bool(here("events", "--status", "processed", "--json").out))
-        running.process.terminate()
-        assert running.ended() == 0
+    """With --reload a file that is saved is what runs; while it does not import the receiver goes on, events wait.
 
-
-async def test_answers_are_taken_up(hookd: Hookd, database_url: str, tmp_path: Path) -> None:
-    """With --reload senders are answered as the saved file says, from its first reply on; while it does not import
-    they have the usual answer, and their events wait.
+    Senders are answered as the saved file says, from its first reply on; while it does not import they have the usual
+    answer.
     """
     app = tmp_path / "handlers.py"
-    app.write_text(AN_APP)
+    app.write_text(BROKEN)
     here = hookd.having(HOOKD_DATABASE_URL=database_url)
 
-    def saved(code: str) -> bytes:
-        """The answer, once the receiver from before has ended."""
+    def answered(code: str) -> bytes:
+        """The answer after that was saved, once the receiver from before has ended."""
         app.write_text(code)
         running.next("child.stopped", child="receiver 1")
         return running.answer("/lamp")
 
     with up(here, "--app", "handlers.py", "--reload") as running:
-        running.next("reload.watching")
-        running.next("ingest.listening")
+        running.next("reload.waiting")
+        running.post(b"kept")
+        app.write_text(AN_APP)
+        running.next("reload.changed", files="handlers.py")
+        running.next("processor.started")
+        until(lambda: len(processed(here)) == 1)
         for word in ("one", "two"):
-            assert saved(A_REPLY.format(word)) == word.encode()
-        assert saved("import nothing_of_that_name").startswith(b'{"id"')
-        assert saved(A_REPLY.format("again")) == b"again"
-        until(lambda: len(here("events", "--status", "processed", "--json").json) == 4)
+            assert answered(A_REPLY.format(word)) == word.encode()
+        assert answered(BROKEN).startswith(b'{"id"')
+        assert answered(A_REPLY.format("again")) == b"again"
+        until(lambda: len(processed(here)) == 5)
         running.process.terminate()
         assert running.ended() == 0
 
 
-def test_nothing_outlives_a_kill(hookd: Hookd, place: Path) -> None:
-    """After a kill -9 of `hookd up` its children end by themselves, and the last of them stops the server."""
+def test_nothing_outlives_a_kill(hookd: Hookd, place: Path, tmp_path: Path) -> None:
+    """After a kill -9 of `hookd up` its children end by themselves, and the last of them stops the server.
+
+    At the next start, while a handler holds the stop up, a second Ctrl-C ends everything at once, the server included.
+    """
+    (tmp_path / "handlers.py").write_text(AN_APP)
     with up(hookd) as running:
         event_id = running.post(b"kept")
         running.next("event.shown", id=event_id)
@@ -267,11 +285,6 @@ def test_nothing_outlives_a_kill(hookd: Hookd, place: Path) -> None:
         assert running.ended() == -signal.SIGKILL
     until(lambda: not processes(place))  # nobody else can wait for orphans
     assert is_stopped(place)
-
-
-def test_a_second_ctrl_c_does_not_wait(hookd: Hookd, place: Path, tmp_path: Path) -> None:
-    """While a handler holds the stop up, a second Ctrl-C ends everything at once, the server included."""
-    (tmp_path / "handlers.py").write_text(AN_APP)
     hookd = hookd.having(HOOKD_GRACE_SECONDS="600", HOOKD_HANDLER_TIMEOUT_SECONDS="900")
     with up(hookd, "--app", "handlers.py") as running:
         running.post(b"forever")
@@ -301,16 +314,6 @@ async def test_a_wrong_app_ends_everything(hookd: Hookd, database_url: str, plac
     assert processes(place) == []
 
 
-async def test_a_database_of_ones_own(database_url: str, hookd: Hookd, place: Path) -> None:
-    """With HOOKD_DATABASE_URL it uses that database, and starts none. A closed terminal ends it as Ctrl-C does."""
-    with up(hookd.having(HOOKD_DATABASE_URL=database_url), "--workers", "2") as running:
-        event_id = running.post(b"there")
-        running.next("event.shown", id=event_id)
-        running.process.send_signal(signal.SIGHUP)
-        assert running.ended() == 0
-    assert not (place / "data").exists()
-
-
 def test_a_database_that_is_away_is_one_line(hookd: Hookd) -> None:
     """Without its database it ends with 1 and one line."""
     done = hookd.having(HOOKD_DATABASE_URL="postgresql://127.0.0.1:1/nowhere")("up", "--port", "0")
@@ -327,22 +330,3 @@ def test_a_stop_while_it_starts_leaves_nothing(hookd: Hookd, place: Path) -> Non
     assert process.returncode == -signal.SIGTERM
     until(lambda: not processes(place))  # nobody else can wait for orphans
     assert is_stopped(place)
-
-
-REPLIES = """
-import hookd
-
-@hookd.on("demo", reply=True)
-async def reply(event: hookd.Event) -> dict[str, str]:
-    return {"id": "of the handler's own"}
-"""
-
-
-def test_an_app_that_replies(hookd: Hookd, tmp_path: Path) -> None:
-    """Its receiver answers by it, the embedded server included; its events are processed."""
-    (tmp_path / "app.py").write_text(REPLIES)
-    with up(hookd, "--app", "app.py") as running:
-        assert running.post(b"{}") == "of the handler's own"
-        until(lambda: bool(hookd("events", "--status", "processed", "--json").out))
-        os.killpg(running.process.pid, signal.SIGINT)
-        assert running.ended() == 0
