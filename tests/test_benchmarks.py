@@ -66,47 +66,37 @@ def figures(tmp_path: Path, *names: str) -> tuple[str, dict[str, Any]]:
 @needs_linux
 @needs_wrk
 def test_receiver_figures(tmp_path: Path) -> None:
-    """The receiver is measured beside its two rivals, and every answered id is found in the table."""
-    printed, written = figures(tmp_path, "receiver")
-    (section,) = written["sections"]
-    assert section["wrong"] == []
-    assert all(value > 0 for figure in section["figures"] for value in figure["values"])
+    """The receiver is measured beside its two rivals, and every answered id is found in the table.
+
+    It is with fifty sources registered and with none, in turn, in one run; the ratio has its target.
+    """
+    printed, written = figures(tmp_path, "receiver", "sources")
+    receiver, sources = written["sections"]
+    for section in (receiver, sources):
+        assert section["wrong"] == []
+        assert all(value > 0 for figure in section["figures"] for value in figure["values"])
     assert "durable requests/s ÷ answers without storing" in printed
-    assert [figure["target"] is not None for figure in section["figures"]].count(True) == 3
-
-
-@needs_linux
-@needs_wrk
-def test_what_sources_cost(tmp_path: Path) -> None:
-    """With fifty sources registered and with none, in turn, in one run; the ratio has its target."""
-    _, written = figures(tmp_path, "sources")
-    (section,) = written["sections"]
-    assert section["wrong"] == []
-    assert all(value > 0 for figure in section["figures"] for value in figure["values"])
-    assert [figure["name"] for figure in section["figures"] if figure["target"]] == [
+    assert [figure["target"] is not None for figure in receiver["figures"]].count(True) == 3
+    assert [figure["name"] for figure in sources["figures"] if figure["target"]] == [
         "requests/s, 50 registered ÷ none registered"
     ]
 
 
 @needs_linux
-def test_what_effects_cost(tmp_path: Path) -> None:
-    """Handlers that write apart and with their event, and claims beside a held snapshot; each row is written once."""
-    _, written = figures(tmp_path, "effects")
-    (section,) = written["sections"]
-    assert section["wrong"] == []
-    assert all(value > 0 for figure in section["figures"] for value in figure["values"])
-    assert sum("from the watermark on" in figure["name"] for figure in section["figures"]) == 5
-
-
-@needs_linux
 def test_other_figures(tmp_path: Path) -> None:
-    """Drain, latency and memory are measured without wrk, in one run, each event handled once and processed."""
-    printed, written = figures(tmp_path, "drain", "latency", "memory")
-    assert [section["wrong"] for section in written["sections"]] == [[], [], []]
+    """Drain, latency and memory are measured without wrk, in one run, each event handled once and processed.
+
+    So are handlers that write apart and with their event, and claims beside a held snapshot; each row is written once.
+    """
+    printed, written = figures(tmp_path, "drain", "latency", "memory", "effects")
+    assert [section["wrong"] for section in written["sections"]] == [[], [], [], []]
     assert {"CPU", "kernel", "Python", "PostgreSQL", "load average at the start"} <= written["machine"].keys()
     assert "fsync on, synchronous_commit on" in written["machine"]["PostgreSQL"]
     assert "POST → handler started p95" in printed
     assert "processor's peak, backlog of 600" in printed
+    effects = written["sections"][-1]
+    assert all(value > 0 for figure in effects["figures"] for value in figure["values"])
+    assert sum("from the watermark on" in figure["name"] for figure in effects["figures"]) == 5
 
 
 @needs_linux

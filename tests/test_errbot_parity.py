@@ -16,7 +16,7 @@ from tests.commands import Hookd
 from tests.processing import an_app
 from tests.receiving import Headers, Remote, hookd_ingest
 
-pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
+pytestmark = pytest.mark.any_server
 
 SENT = b'["foo", {"bar": ["baz", null, 1.0, 2]}]'
 EXPECTED = repr(json.loads(SENT)).encode()
@@ -140,6 +140,7 @@ async def test_12_the_raw_request_without_a_rule(errbot: Remote) -> None:
     assert b"Event" in (await errbot.post("/raw2", urlencode({"form": SENT}).encode(), FORM)).body
 
 
+@pytest.mark.unmeasured
 async def test_13_a_certificate_that_can_be_used(url: str, app: str, tmp_path: Path) -> None:
     """Errbot: test_generate_certificate_creates_usable_cert: one is made, told of, and served."""
     made = await asyncio.to_thread(Hookd(tmp_path, {}), "certificate")

@@ -64,7 +64,10 @@ def write(path: Path, code: str) -> None:
 async def test_what_was_saved_is_what_runs(
     database_url: str, connection: Connection, watch: Watch, tmp_path: Path
 ) -> None:
-    """Also when it is as long as it was before, and was saved in the same second."""
+    """Also when it is as long as it was before, and was saved in the same second.
+
+    Whatever a handler writes beside its app restarts nothing, unless it is Python.
+    """
     write(tmp_path / "app.py", AN_APP.format(by="one"))
     async with reloading(database_url, tmp_path) as processor:
         for count, by in enumerate(("one", "two", "six"), start=1):
@@ -72,18 +75,22 @@ async def test_what_was_saved_is_what_runs(
             await processor.logged("processor.started", count)
             event_id = await an_event(connection)
             assert (await watch.settled())[event_id] == ("failed", by)
+            write(tmp_path / "notes.json", f'"{by}"')
+        changes = [line["files"] for line in processor.lines if line["event"] == "reload.changed"]
+    assert set(changes) == {"app.py"}
 
 
 @pytest.mark.parametrize(
     ("app", "changed"),
     [
-        ("app.py", "helper.py"),
-        ("app", "helper.py"),
-        ("package", "package/below/helper.py"),
-        ("other/handlers.py,app.py", "other/handlers.py"),
+        ("app", ["helper.py"]),
+        ("package", ["package/below/helper.py"]),
+        ("other/handlers.py,app.py", ["other/handlers.py", "helper.py"]),
     ],
 )
-async def test_what_an_app_is_made_of_is_watched(database_url: str, tmp_path: Path, app: str, changed: str) -> None:
+async def test_what_an_app_is_made_of_is_watched(
+    database_url: str, tmp_path: Path, app: str, changed: list[str]
+) -> None:
     """A file beside it, a module of its package, any of several apps."""
     write(tmp_path / "app.py", AN_APP.format(by="one"))
     write(tmp_path / "package" / "__init__.py", AN_APP.format(by="one"))
@@ -91,69 +98,51 @@ async def test_what_an_app_is_made_of_is_watched(database_url: str, tmp_path: Pa
     write(tmp_path / "other" / "handlers.py", AN_APP.format(by="one").replace("*", "other"))
     async with reloading(database_url, tmp_path, app) as processor:
         await processor.logged("processor.started")
-        write(tmp_path / changed, "import hookd\n")
-        assert (await processor.logged("reload.changed"))["files"] == Path(changed).name
-        await processor.logged("processor.started", 2)
+        for count, name in enumerate(changed, start=1):
+            write(tmp_path / name, "import hookd\n")
+            assert (await processor.logged("reload.changed", count))["files"] == Path(name).name
+            await processor.logged("processor.started", count + 1)
 
 
-async def test_other_files_are_no_change(database_url: str, tmp_path: Path) -> None:
-    """Whatever a handler writes beside its app restarts nothing, unless it is Python."""
-    write(tmp_path / "app.py", AN_APP.format(by="one"))
-    async with reloading(database_url, tmp_path) as processor:
-        await processor.logged("processor.started")
-        write(tmp_path / "notes.json", "{}")
-        write(tmp_path / "app.py", AN_APP.format(by="two"))
-        await processor.logged("processor.started", 2)
-        changes = [line["files"] for line in processor.lines if line["event"] == "reload.changed"]
-    assert set(changes) == {"app.py"}
+BROKEN = ("def handle(:", "import nothing_of_that_name", "raise SystemExit(0)", "import hookd\n")
 
 
-@pytest.mark.parametrize(
-    "broken", ["def handle(:", "import nothing_of_that_name", "raise SystemExit(0)", "import hookd\n"]
-)
 async def test_no_event_pays_for_a_slip_of_the_pen(
-    database_url: str, connection: Connection, watch: Watch, tmp_path: Path, broken: str
+    database_url: str, connection: Connection, watch: Watch, tmp_path: Path
 ) -> None:
     """While the app does not import its events wait, with no attempt of theirs spent; the next change is taken up."""
     write(tmp_path / "app.py", AN_APP.format(by="one"))
     async with reloading(database_url, tmp_path) as processor:
         await processor.logged("processor.started")
-        write(tmp_path / "app.py", broken)
-        await processor.logged("reload.waiting")
-        event_id = await an_event(connection)
-        write(tmp_path / "app.py", f"{broken}\n# and once more")
-        await processor.logged("reload.waiting", 2)
+        for count, broken in enumerate(BROKEN, start=1):
+            write(tmp_path / "app.py", broken)
+            await processor.logged("reload.waiting", count)
+            if count == 1:
+                event_id = await an_event(connection)
         waits = await connection.fetchrow("SELECT status, attempts, claims FROM hookd.events")
         assert waits is not None
         assert tuple(waits) == ("new", 0, 0)
         write(tmp_path / "app.py", AN_APP.format(by="two"))
         assert (await watch.settled())[event_id] == ("failed", "two")
         said = [line["text"] for line in processor.lines if line["event"] == "unstructured"]
-    assert any(line.startswith("Error: ") and str(tmp_path / "app.py") in line for line in said) or "declares" in str(
-        said
-    )
+    *faults, last = [line for line in said if line.startswith("Error: ")]
+    assert [str(tmp_path / "app.py") in line for line in faults] == [True] * 3
+    assert "declares" in last
     assert "Traceback" not in str(said)
     assert await connection.fetchval("SELECT attempts FROM hookd.events") == 1
-
-
-async def test_an_app_that_is_broken_from_the_start_is_waited_for(
-    database_url: str, connection: Connection, watch: Watch, tmp_path: Path
-) -> None:
-    """Nor does one end it that is not there yet."""
-    async with reloading(database_url, tmp_path) as processor:
-        await processor.logged("reload.waiting")
-        event_id = await an_event(connection)
-        write(tmp_path / "app.py", AN_APP.format(by="one"))
-        assert (await watch.settled())[event_id] == ("failed", "one")
 
 
 async def test_a_handler_that_runs_is_handed_back(
     database_url: str, connection: Connection, watch: Watch, tmp_path: Path
 ) -> None:
-    """After a short grace, whatever HOOKD_GRACE_SECONDS says; the new code runs it, and its attempt is not lost."""
-    write(tmp_path / "app.py", ONE_THAT_HANGS)
+    """After a short grace, whatever HOOKD_GRACE_SECONDS says; the new code runs it, and its attempt is not lost.
+
+    An app that is not there yet is waited for.
+    """
     async with reloading(database_url, tmp_path) as processor:
+        await processor.logged("reload.waiting")
         event_id = await an_event(connection)
+        write(tmp_path / "app.py", ONE_THAT_HANGS)
         await watch.until("held_by IS NOT NULL")
         write(tmp_path / "app.py", AN_APP.format(by="two"))
         assert (await watch.settled())[event_id] == ("failed", "two")
@@ -161,27 +150,20 @@ async def test_a_handler_that_runs_is_handed_back(
     assert await connection.fetchval("SELECT attempts FROM hookd.events") == 1
 
 
-async def test_nothing_outlives_it(database_url: str, tmp_path: Path) -> None:
-    """After a kill -9 the processor that it kept ends by itself."""
+async def test_a_processor_that_is_killed_is_started_again(database_url: str, tmp_path: Path) -> None:
+    """As in production. After a kill -9 of who keeps it, the processor ends by itself."""
     write(tmp_path / "app.py", AN_APP.format(by="one"))
     async with hookd(
         "processor", "--app", "app.py", "--reload", cwd=tmp_path, environment=None, database_url=database_url
     ) as processor:
         await processor.logged("processor.started")
-        processor.kill()
-        assert await processor.ended() == -signal.SIGKILL  # heard when the last of them has gone
-        assert processor.lines[-1]["event"] == "processor.stopped"
-
-
-async def test_a_processor_that_is_killed_is_started_again(database_url: str, tmp_path: Path) -> None:
-    """As in production."""
-    write(tmp_path / "app.py", AN_APP.format(by="one"))
-    async with reloading(database_url, tmp_path) as processor:
-        await processor.logged("processor.started")
         killed = (await processor.logged("child.started"))["pid"]
         os.kill(killed, signal.SIGKILL)
         await processor.logged("processor.started", 2)
         assert (await processor.logged("child.started", 2))["pid"] != killed
+        processor.kill()
+        assert await processor.ended() == -signal.SIGKILL  # heard when the last of them has gone
+        assert processor.lines[-1]["event"] == "processor.stopped"
 
 
 def test_what_cannot_be_reloaded_is_refused(tmp_path: Path) -> None:
