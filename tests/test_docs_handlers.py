@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.commands import Hookd
+
 pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "handlers.md").read_text()
@@ -61,11 +63,10 @@ def test_each_command_prints_what_is_shown(folder: Path, command: str, given: st
 
 def test_each_file_is_an_app(folder: Path) -> None:
     """Each file of the page that is no test has handlers that can be loaded."""
-    command = [sys.executable, "-P", "-m", "hookd", "routes", "--json"]
     for name in files():
         if not name.startswith("test_"):
-            done = subprocess.run([*command, "--app", name], cwd=folder, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
+            done = Hookd(folder, {})("routes", "--json", "--app", name)
+            assert done.code == 0, done.err
 
 
 def test_its_tests_pass(folder: Path) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import runpy
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,9 +35,8 @@ def example(name: str) -> Any:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_each_is_an_app(path: Path) -> None:
     """Each has handlers that hookd loads, and says in its first lines how it is started."""
-    command = [sys.executable, "-P", "-m", "hookd", "routes", "--app", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = Hookd(ROOT, {})("routes", "--app", str(path))
+    assert done.code == 0, done.err
     assert f"hookd up --app examples/{path.name}" in path.read_text()
 
 

@@ -14,6 +14,7 @@ import pytest
 from chassis.database import Connection
 from processor.schedule import Schedule
 from rig.hookd import PATIENCE_SECONDS, Hookd, hookd
+from tests import commands
 from tests.databases import execute
 from tests.factories import an_event, at, events, row_of
 from tests.processing import Watch, an_app
@@ -59,6 +60,13 @@ async def watch(connection: Connection) -> Watch:
 def processor(database_url: str, app: str, *options: str, **settings: str) -> Any:
     given: dict[str, Any] = {"database_url": database_url, **settings}
     return hookd("processor", "--app", app, *options, **given)
+
+
+def to_its_end(database_url: str, app: str, *options: str, **settings: str) -> commands.Ran:
+    """The same, for one that ends by itself."""
+    given = {f"HOOKD_{name.upper()}": value for name, value in settings.items()}
+    here = commands.Hookd(Path(app).parent, {"HOOKD_DATABASE_URL": database_url, **given})
+    return here("processor", "--app", app, *options)
 
 
 async def said(command: Hookd) -> str:
@@ -258,11 +266,9 @@ async def test_it_starts_before_its_database(
 async def test_a_database_that_was_not_migrated(empty_database_url: str, tmp_path: Path) -> None:
     """A database that waiting does not mend is one line and exit 1, as a daemon and with `--once`."""
     for options in ((), ("--once",)):
-        async with processor(empty_database_url, an_app(tmp_path, QUICK), *options) as refused:
-            assert await refused.ended() == 1
-        assert [line.get("text") for line in refused.lines] == [
-            "Error: the database has no hookd schema yet: run hookd migrate\n"
-        ]
+        refused = to_its_end(empty_database_url, an_app(tmp_path, QUICK), *options)
+        words = "Error: the database has no hookd schema yet: run hookd migrate\n"
+        assert (refused.code, refused.err) == (1, words)
 
 
 # Once
@@ -281,9 +287,9 @@ async def test_once(database_url: str, connection: Connection, tmp_path: Path) -
         '@hookd.on("retry")\ndef retry(event): raise hookd.Retry("again", after=0)\n'
         '@hookd.on("reject")\ndef reject(event): raise hookd.Reject("never")\n',
     )
-    async with processor(database_url, app, "--once") as once:
-        told = summary(await said(once))
-        assert await once.ended() == 0
+    once = to_its_end(database_url, app, "--once")
+    assert once.code == 0
+    told = summary(once.out)
     assert {name: told[name] for name in ("processed", "failed", "retried", "handed_back")} == {
         "processed": "3", "failed": "1", "retried": "1", "handed_back": "0"
     }  # fmt: skip
@@ -318,9 +324,9 @@ async def test_one_drain_at_a_time(database_url: str, connection: Connection, tm
 async def test_once_ends_in_time(database_url: str, connection: Connection, tmp_path: Path) -> None:
     """`--for` bounds it: what has not ended then is handed back for the next one, and the summary says so."""
     await events(connection, 2)
-    async with processor(database_url, an_app(tmp_path, GATED), "--once", "--for", "0.5s", grace_seconds="0") as once:
-        told = summary(await said(once))
-        assert await once.ended() == 0
+    once = to_its_end(database_url, an_app(tmp_path, GATED), "--once", "--for", "0.5s", grace_seconds="0")
+    assert once.code == 0
+    told = summary(once.out)
     assert (told["processed"], told["handed_back"], told["left_due"]) == ("0", "2", "True")
     assert await connection.fetchval("SELECT max(attempts) FROM hookd.events") == 0
 

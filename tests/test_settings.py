@@ -1,26 +1,19 @@
 """Settings: where they come from, and what is said of those that are wrong."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.commands import Hookd, Ran
+
+pytestmark = pytest.mark.usefixtures("settings_free")
 
 
-def settings(folder: Path, arguments: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """`hookd settings` in that folder, with nothing of this machine's settings."""
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "hookd", "settings", *arguments.split()],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def settings(folder: Path, arguments: str = "", **environment: str) -> Ran:
+    """`hookd settings` in that folder."""
+    return Hookd(folder, {"COLUMNS": "200", **environment})("settings", *arguments.split())
 
 
 @pytest.mark.parametrize(
@@ -37,7 +30,7 @@ def test_the_first_source_that_has_a_setting_wins(tmp_path: Path, present: set[s
     (tmp_path / ".env").write_text("HOOKD_PORT=2222\n" if ".env" in present else "")
     (tmp_path / "hookd.toml").write_text("port = 3333\n" if "hookd.toml" in present else "")
     environment: Mapping[str, str] = {"HOOKD_PORT": "1111"} if "environment" in present else {}
-    (line,) = [line for line in settings(tmp_path, **environment).stdout.splitlines() if "HOOKD_PORT" in line]
+    (line,) = [line for line in settings(tmp_path, **environment).out.splitlines() if "HOOKD_PORT" in line]
     assert expected in line
     origin = next((name for name in ("environment", ".env", "hookd.toml") if name in present), "default")
     assert origin in line
@@ -48,11 +41,11 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("HOOKD_WORKRES=2\n")
     (tmp_path / "hookd.toml").write_text("retention_days = 1\ncolour = 'red'\n")
     done = settings(tmp_path, HOOKD_PORT="many", HOOKD_TRUSTED_PROXIES="10.0.0.0/99", HOOKD_PREFIX="no slash")
-    assert done.returncode == 2
+    assert done.code == 2
     for name in ("HOOKD_PORT", "HOOKD_TRUSTED_PROXIES", "HOOKD_PREFIX", "HOOKD_RETENTION_DAYS", "HOOKD_COLOUR"):
-        assert name in done.stderr
-    assert "did you mean HOOKD_WORKERS?" in done.stderr
-    assert "Traceback" not in done.stderr
+        assert name in done.err
+    assert "did you mean HOOKD_WORKERS?" in done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize("arguments", ["", "--json"])
@@ -60,10 +53,10 @@ def test_a_secret_is_never_shown(tmp_path: Path, arguments: str) -> None:
     """The database's password appears neither among the settings nor in an error about them."""
     right = settings(tmp_path, arguments, HOOKD_DATABASE_URL="postgresql://me:hunter2@localhost/hooks")
     wrong = settings(tmp_path, arguments, HOOKD_DATABASE_URL="mysql://me:hunter2@localhost/hooks")
-    assert right.returncode == 0
-    assert wrong.returncode == 2
-    assert "hunter2" not in right.stdout + right.stderr + wrong.stdout + wrong.stderr
-    assert "HOOKD_DATABASE_URL: expected postgresql://" in wrong.stderr
+    assert right.code == 0
+    assert wrong.code == 2
+    assert "hunter2" not in right.out + right.err + wrong.out + wrong.err
+    assert "HOOKD_DATABASE_URL: expected postgresql://" in wrong.err
 
 
 @pytest.mark.parametrize(
@@ -77,11 +70,11 @@ def test_a_secret_is_never_shown(tmp_path: Path, arguments: str) -> None:
 def test_a_url_that_cannot_be_read_is_a_fault_that_quotes_nothing_of_it(tmp_path: Path, rest: str) -> None:
     """A password that is not written as URLs want it is told by what to write, in a line, without a part of it."""
     done = settings(tmp_path, HOOKD_DATABASE_URL=f"postgresql://{rest}")
-    assert done.returncode == 2
-    assert done.stderr.startswith("Error: HOOKD_DATABASE_URL: cannot be read: ")
-    assert "%2F for /" in done.stderr
-    assert "hunt" not in done.stderr
-    assert "er2" not in done.stderr
+    assert done.code == 2
+    assert done.err.startswith("Error: HOOKD_DATABASE_URL: cannot be read: ")
+    assert "%2F for /" in done.err
+    assert "hunt" not in done.err
+    assert "er2" not in done.err
 
 
 @pytest.mark.parametrize(
@@ -95,20 +88,20 @@ def test_a_url_that_cannot_be_read_is_a_fault_that_quotes_nothing_of_it(tmp_path
 def test_a_url_as_postgresql_has_it_will_do(tmp_path: Path, rest: str) -> None:
     """Names, addresses, several servers, a socket's folder in its place or in the query; with a port or without."""
     done = settings(tmp_path, HOOKD_DATABASE_URL=f"postgresql://{rest}")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.err) == (0, "")
 
 
 def test_a_toml_file_that_does_not_parse_is_one_line(tmp_path: Path) -> None:
     """A broken hookd.toml is named, with the place where it breaks."""
     (tmp_path / "hookd.toml").write_text("port = \n")
     done = settings(tmp_path)
-    assert done.returncode == 2
-    assert "hookd.toml" in done.stderr
-    assert "line 1" in done.stderr
+    assert done.code == 2
+    assert "hookd.toml" in done.err
+    assert "line 1" in done.err
 
 
 def test_every_setting_has_a_meaning(tmp_path: Path) -> None:
     """Each setting says what it is for."""
-    listed = json.loads(settings(tmp_path, "--json").stdout)
+    listed = json.loads(settings(tmp_path, "--json").out)
     assert len(listed) > 25
     assert all(len(each["meaning"]) > 10 for each in listed.values())
