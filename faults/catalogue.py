@@ -2,6 +2,7 @@
 
 from faults.case import Case
 from faults.cases import (
+    certificates,
     clocks,
     crowds,
     days,
@@ -24,6 +25,7 @@ from faults.cases import (
 CASES: tuple[Case, ...] = (
     *kills.CASES,
     *restarts.CASES,
+    *certificates.CASES,
     *refusals.CASES,
     *crowds.CASES,
     *processors.CASES,

@@ -24,6 +24,7 @@ class Load:
     """Senders that POST until told to stop, each body once, and keep every answer.
 
     `pause_seconds`: between an answer and the next POST of the same sender; 0: at once. `tls`: whom it trusts.
+    `keeps_alive`: whether a sender keeps its connection for its next POST.
     """
 
     url: str
@@ -32,6 +33,7 @@ class Load:
     timeout_seconds: float = 10.0
     source: str = SOURCE
     tls: ssl.SSLContext | None = None
+    keeps_alive: bool = True
     answered: dict[str, Number] = field(default_factory=dict)  # what was sent for each id answered with 200
     refused: set[Number] = field(default_factory=set)  # what was answered with a 4xx
     statuses: Counter[int] = field(default_factory=Counter)
@@ -64,7 +66,8 @@ class Load:
 
     async def _send(self, sender: int, stop: asyncio.Event) -> None:
         timeout = aiohttp.ClientTimeout(total=self.timeout_seconds)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        connector = aiohttp.TCPConnector(force_close=not self.keeps_alive)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
             number = 0
             while not stop.is_set():
                 number += 1

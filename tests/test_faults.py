@@ -10,13 +10,13 @@ from faults.case import Case
 from faults.catalogue import CASES
 from faults.run import Result, Stage, stage
 from faults.sabotage import SABOTAGES
-from faults.sabotages import chassis, ingest, processor, store
+from faults.sabotages import chassis, ingest, processor, store, tls
 from rig.interpose import COMPILER
 from tests.needs import needs
 
 TRIES = 4
 SHORT = [each for each in CASES if each.is_short]
-assert all((chassis, ingest, processor, store))  # imported, they are declared
+assert all((chassis, ingest, processor, store, tls))  # imported, they are declared
 
 pytestmark = [
     pytest.mark.any_server,
@@ -53,7 +53,7 @@ async def test_a_broken_promise_is_noticed(place: Stage) -> None:
 
 def test_every_case_says_what_it_would_notice() -> None:
     """Each case names sabotages that there are, what is broken, and has a name of its own."""
-    assert len({each.name for each in CASES}) == len(CASES) >= 40
+    assert len({each.name for each in CASES}) == len(CASES) >= 50
     for each in CASES:
         assert each.broken
         assert each.caught

@@ -4,10 +4,10 @@ import sys
 
 from chassis import supervisor
 from faults.sabotage import SABOTAGES
-from faults.sabotages import chassis, ingest, processor, store
+from faults.sabotages import chassis, ingest, processor, store, tls
 from hookd.cli import main
 
-__all__ = ["chassis", "ingest", "processor", "store"]
+__all__ = ["chassis", "ingest", "processor", "store", "tls"]
 
 name = sys.argv.pop(1)
 supervisor.HOOKD = (sys.executable, "-P", "-m", "faults.sabotages", name)
