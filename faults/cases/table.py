@@ -8,6 +8,7 @@ from typing import Any
 
 from uuid_utils import uuid7
 
+from chassis.database import Connection
 from faults.scene import Scene
 from rig import sample, seed
 from rig.hookd import Hookd
@@ -18,6 +19,7 @@ SHOP = "shop"
 PATIENCE_SECONDS = 60.0
 ROWS = "SELECT id::text, source, status, reason, attempts, claims, held_by FROM hookd.events"
 UNSETTLED = "SELECT EXISTS (SELECT FROM hookd.events WHERE status = 'new')"
+HELD_BY = "SELECT id::text FROM hookd.events WHERE status = 'new' AND held_by LIKE '% ' || $1"
 HURRY = "UPDATE hookd.events SET due_at = now() WHERE status = 'new' AND held_by IS NULL AND due_at > now()"
 MISCOUNTED = """
 SELECT count(*)
@@ -70,6 +72,11 @@ async def hurried(scene: Scene) -> AsyncIterator[None]:
 async def rows(scene: Scene) -> dict[str, Any]:
     async with connected(scene.url) as connection:
         return {row["id"]: row for row in await connection.fetch(ROWS)}
+
+
+async def held_by(connection: Connection, pid: int) -> list[str]:
+    """The ids of what that process holds."""
+    return [row["id"] for row in await connection.fetch(HELD_BY, str(pid))]
 
 
 def total_of(found: dict[str, Any], source: str, status: str) -> int:
