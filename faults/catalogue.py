@@ -21,6 +21,7 @@ from faults.cases import (
     restarts,
     server_away,
     settles,
+    transactions,
 )
 
 CASES: tuple[Case, ...] = (
@@ -33,6 +34,7 @@ CASES: tuple[Case, ...] = (
     *killers.CASES,
     *handlers.CASES,
     *replies.CASES,
+    *transactions.CASES,
     *leases.CASES,
     *settles.CASES,
     *interruptions.CASES,

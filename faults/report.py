@@ -17,6 +17,8 @@ numbered bodies, each once, and keeps every answer. At the end:
 * every 2xx is in the table exactly once, byte for byte, and nothing is there that was not sent;
 * every row is processed or failed; each processed row was handled, or its reason says why not;
 * a handler was started twice for an event only where the case says why it may;
+* where handlers write in their events' own transactions, there is what one run wrote for each processed event, and
+  nothing for any other, at every moment;
 * no body answered with a 4xx is stored. (A 503 or a cut connection may be: it means *not known to be stored*.)
 
 ```console
