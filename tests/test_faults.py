@@ -10,13 +10,13 @@ from faults.case import Case
 from faults.catalogue import CASES
 from faults.run import Result, Stage, stage
 from faults.sabotage import SABOTAGES
-from faults.sabotages import chassis, effects, ingest, processor, replying, store, tls
+from faults.sabotages import chassis, duplicates, effects, ingest, processor, replying, store, tls
 from rig.interpose import COMPILER
 from tests.needs import needs
 
 TRIES = 4
 SHORT = [each for each in CASES if each.is_short]
-assert all((chassis, effects, ingest, processor, replying, store, tls))  # imported, they are declared
+assert all((chassis, duplicates, effects, ingest, processor, replying, store, tls))  # imported, they are declared
 
 pytestmark = [
     pytest.mark.any_server,
