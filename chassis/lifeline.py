@@ -2,15 +2,21 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 
 BEAT = b"."
+LOOK_SECONDS, LOOKS_MAX = 0.01, 100  # at a parent that dies
 
 
 class Lifeline:
-    """One end of a socket pair; the supervisor never writes, and the kernel closes its end however it dies."""
+    """One end of a socket pair; the supervisor never writes, and the kernel closes its end however it dies.
 
-    def __init__(self, fd: int) -> None:
+    `parent`: the supervisor's number, if it is a process of its own.
+    """
+
+    def __init__(self, fd: int, parent: int | None = None) -> None:
+        self._parent = parent
         self._socket = socket.socket(fileno=fd)
         self._socket.set_inheritable(False)
         self._socket.setblocking(False)
@@ -23,6 +29,14 @@ class Lifeline:
         with self._socket, contextlib.suppress(ConnectionError):
             while not await self._gone_within(beat_seconds):
                 pass
+        await self._until_gone()
+
+    async def _until_gone(self) -> None:
+        """The kernel closes the files of the dead one by one: a lock of theirs may outlast their end of the line."""
+        for _ in range(LOOKS_MAX):
+            if os.getppid() != self._parent:
+                return
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _gone_within(self, beat_seconds: float) -> bool:
         # A full buffer holds beats enough for a supervisor that was busy, or stopped with Ctrl-Z.

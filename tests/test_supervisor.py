@@ -423,6 +423,36 @@ async def test_children_end_with_a_supervisor_that_is_killed(roll: RollCall) -> 
     assert [await each.ended() for each in children] == [b"bye\n", b"bye\n"]
 
 
+# Dies as slowly as one that is killed on a busy machine: its end of the line is closed first, all else later.
+A_SLOW_DEATH = """
+import os, socket, subprocess, sys, time
+ours, theirs = socket.socketpair()
+theirs.set_inheritable(True)
+subprocess.Popen((sys.executable, "-P", "-c", sys.argv[1], str(theirs.fileno())), pass_fds=(theirs.fileno(),))
+theirs.close()
+ours.recv(1)
+ours.close()
+time.sleep(0.3)
+"""
+AN_HEIR = """
+import asyncio, os, sys
+from chassis.lifeline import Lifeline
+parent = os.getppid()
+asyncio.run(Lifeline(int(sys.argv[1]), parent).watch())
+print("orphan" if os.getppid() != parent else "child")
+"""
+
+
+async def test_a_child_leaves_after_its_supervisor() -> None:
+    """Who finds the line dead waits until its supervisor is gone: what that one locked is free then."""
+    supervisor = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-c", A_SLOW_DEATH, AN_HEIR, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        said, _ = await supervisor.communicate()
+    assert said == b"orphan\n"
+
+
 # --- nothing lost
 
 

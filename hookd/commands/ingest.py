@@ -81,7 +81,7 @@ def command(
             may_roll = partial(has_identity, configuration)
             return supervise(children, configuration.common.grace_seconds, may_roll=may_roll)
     dispatch = replying_app(None if shared_app else app, configuration.processor.app, tells=not shared_app)
-    lifeline = Lifeline(lifeline_fd) if lifeline_fd is not None else None
+    lifeline = Lifeline(lifeline_fd, os.getppid()) if lifeline_fd is not None else None
     from ingest.server import serve  # noqa: PLC0415 - a third of the imports, of which a supervisor of workers has no use
 
     with database_of(configuration.common) as database:

@@ -80,7 +80,7 @@ def command(
     app = configuration.processor.app
     if app is None:
         raise click.UsageError("no app: name your handlers with --app or HOOKD_APP (hookd up has a demo built in)")
-    lifeline = Lifeline(lifeline_fd) if lifeline_fd is not None else None
+    lifeline = Lifeline(lifeline_fd, os.getppid()) if lifeline_fd is not None else None
     if is_reload:
         return _reload(configuration, app, lifeline)
     return _run(configuration, app, for_seconds if is_once else None, lifeline)
