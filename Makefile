@@ -40,7 +40,7 @@ bench: .venv/installed-bench
 bench-gate: .venv/installed-dev
 	$(BIN)/python -m benchmarks gate --quick
 
-# Everything that is broken on purpose, and docs/faults.md; ten minutes.
+# Everything that is broken on purpose, and docs/faults.md; a quarter of an hour.
 faults: .venv/installed-dev
 	$(BIN)/python -m faults --write
 

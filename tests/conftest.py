@@ -25,9 +25,12 @@ SERVERS = {"embedded": None, "debian": DEBIAN}
 
 
 def pytest_configure() -> None:
-    """A shell's job in the background is born with SIGINT ignored, and so would all be that tests interrupt."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell's job in the background is born with SIGINT ignored, and what nohup starts with SIGHUP; and so would all
+    be that tests interrupt, or hang up on.
+    """
+    for name, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(name) is signal.SIG_IGN:
+            signal.signal(name, usual)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

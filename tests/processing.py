@@ -18,7 +18,7 @@ from processor.settings import ProcessorSettings
 from processor.sifting.certificates import Amazon
 from tests.registering import VAULT
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 Function = Callable[..., Any]
 

@@ -750,6 +750,8 @@ async def changed(event):
 """
 
 
+@pytest.mark.any_server
+@pytest.mark.unmeasured
 async def test_suspects(
     database: Database, database_url: str, connection: Connection, watch: Watch, tmp_path: Path
 ) -> None:
@@ -786,6 +788,8 @@ async def test_suspects(
     assert "transaction.rolled_back" in [line["event"] for line in logs]
 
 
+@pytest.mark.any_server
+@pytest.mark.unmeasured
 async def test_a_suspect_without_a_connection_to_be_had(
     database: Database,
     connection: Connection,
