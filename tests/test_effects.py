@@ -322,7 +322,8 @@ CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON public.ledger DEFERRABLE INITIALL
    FOR EACH ROW EXECUTE FUNCTION public.wait();
 """
 COMMITTING = (
-    "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY($1) AND query = 'COMMIT;' AND state = 'active')"
+    "SELECT EXISTS (SELECT FROM pg_stat_activity"
+    " WHERE pid = ANY($1) AND query = 'COMMIT;' AND state = 'active' AND wait_event = 'PgSleep')"
 )
 
 
