@@ -114,7 +114,7 @@ def _report(section: Section, samples: list[Sample], load: Load) -> None:
     }
     for name, (field, unit) in names.items():
         before, after = ([getattr(each, field) for each in part] for part in (early, late))
-        bound = round(max(statistics.median(before), 1.0) * LEVEL, 2)
+        bound = round(max(statistics.median(before), 0.0 if unit else 1.0) * LEVEL, 2)
         section.figures.append(Figure(f"{name}, second quarter", unit, before))
         section.figures.append(Figure(f"{name}, last quarter", unit, after, Target("≤", bound)))
     section.notes.append(f"{len(load.answered):,} POSTs answered with 2xx, all in the table byte for byte")
