@@ -87,9 +87,9 @@ async def measure(bench: Bench) -> Section:
         bench.say(f"effects: {name}: {run.rate:,.0f}/s, {run.python_us:.1f} + {run.postgres_us:.1f} µs")
     for name, each in runs.items():
         section.figures += [
-            Figure(f"{name}: events/s", "/s", [run.rate for run in each]),
-            Figure(f"{name}: CPU an event, Python's part", "µs", [run.python_us for run in each]),
-            Figure(f"{name}: CPU an event, PostgreSQL's part", "µs", [run.postgres_us for run in each]),
+            Figure(f"drain: {name}: events/s", "/s", [run.rate for run in each]),
+            Figure(f"drain: {name}: CPU an event, Python's part", "µs", [run.python_us for run in each]),
+            Figure(f"drain: {name}: CPU an event, PostgreSQL's part", "µs", [run.postgres_us for run in each]),
         ]
     section.figures += await beside_a_snapshot(bench)
     return section
@@ -129,7 +129,7 @@ async def beside_a_snapshot(bench: Bench) -> list[Figure]:
                 for name in list(taken) * LOOKS:
                     await add_fresh(connection)
                     taken[name].append(await timed(claim_and_look(store, since if name == "the watermark" else None)))
-                settled = f"{step * bench.scale.events:,} settled beside a snapshot"
+                settled = f"beside a snapshot: {step * bench.scale.events:,} settled"
                 medians = " and ".join(f"{statistics.median(each):.1f} ms" for each in taken.values())
                 bench.say(f"effects: {settled}: {medians}")
                 figures += [

@@ -55,8 +55,8 @@ async def measure(bench: Bench) -> Section:
         section.figures.append(Figure(f"drain, {name} ÷ {NOBODY}", "×", ratios))
     for name, each in runs.items():
         section.figures += [
-            Figure(f"{name}: CPU an event, Python's part", "µs", [run.python_us for run in each]),
-            Figure(f"{name}: CPU an event, PostgreSQL's part", "µs", [run.postgres_us for run in each]),
+            Figure(f"drain: {name}: CPU an event, Python's part", "µs", [run.python_us for run in each]),
+            Figure(f"drain: {name}: CPU an event, PostgreSQL's part", "µs", [run.postgres_us for run in each]),
         ]
     return section
 
