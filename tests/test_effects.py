@@ -23,6 +23,7 @@ from rig.hookd import hookd
 from tests.databases import execute
 from tests.factories import an_event, counts, events, row_of
 from tests.processing import Gate, Watch, a_handler, an_app, processing
+from tests.registering import a_source
 
 LEDGER = "CREATE TABLE public.ledger (event_id uuid, note text NOT NULL DEFAULT '')"
 WRITE = "INSERT INTO ledger (event_id) VALUES ($1)"
@@ -659,6 +660,32 @@ async def test_a_large_body(database: Database, connection: Connection, watch: W
         assert await watch.settled() == {event_id: ("processed", None)}
     assert await connection.fetchval("SELECT note FROM public.ledger WHERE event_id = $1", event_id) == "200000"
     assert await connection.fetchval(WITHIN_ONE, event_id) is True
+
+
+@pytest.mark.parametrize("seen_by", ["its handler", "a filter", "a judge"])
+async def test_large_bodies_that_wait_for_a_connection(
+    database: Database, connection: Connection, watch: Watch, seen_by: str
+) -> None:
+    """Whoever sees a large body first: those that wait for a connection take neither workers nor room from others."""
+    if seen_by == "a judge":
+        await a_source(connection, "shop", "github", mode="monitor")
+    payload = b"[" + b" " * 200_000 + b"7]"  # a room that takes one of them
+    await events(connection, 4, source="shop", due="1 minute ago", payload=payload)
+    gate = Waiting()
+    where = "payload[0] == `7`" if seen_by == "a filter" else None
+    slow = handler_of(Declaration(gate.write_and_wait, "app.py:1", source="shop", where=where))
+    ordinary = a_handler(Gate(is_open=True).pass_through, "other")
+    limits = {"handler_connections": 1, "concurrency": 1, "held_bytes_max": 1 << 20, "transaction_timeout_seconds": 300}
+    async with processing(database, slow, ordinary, **limits):
+        await gate.entered(1)
+        small = await an_event(connection, source="other")
+        large = await an_event(connection, source="other", payload=payload)
+        await watch.until("id = $1 AND status = 'processed'", small)
+        await watch.until("id = $1 AND status = 'processed'", large)
+        gate.open()
+        assert set((await watch.settled()).values()) == {("processed", None)}
+    assert gate.most_inside == 1
+    assert len(set(await written(connection))) == 4
 
 
 # Killed

@@ -45,36 +45,46 @@ class Runner:
         self.connected = Workers(settings.handler_connections, self._perform_connected, holding.freed.set)
         self.crews = (self.workers, self.connected)
         # Not that of what is held: rows that wait for a worker must not keep the body out that their worker waits for.
-        self._room = Room(settings.held_bytes_max // 2)
+        # Nor one for both crews: what waits for a connection must not keep out the bodies of those who need none.
+        self._room = Room(settings.held_bytes_max // 4)
+        self._connected_room = Room(settings.held_bytes_max // 4)
         self._preparing: set[Claimed] = set()  # their bodies are fetched, their transactions begun
         self._ending = 0  # transactions
         self._unconnected = False  # the last transaction could not be begun
         self.stopping = False
 
     async def _perform(self, worker: Worker, claimed: Claimed) -> None:
-        """One event, from its start to its outcome."""
+        """One event, from its start to its outcome, or to those who have connections."""
         if claimed.lost:
             self._holding.drop(claimed)
             return
-        body = claimed.row["payload"]
-        if claimed.unsifted or (claimed.is_large and self._chooser.outlook(claimed) is not None):
-            await self._perform_late(worker, claimed)
+        if claimed.unsifted:
+            await self._perform_late(worker, claimed, self._room)
             return
-        self._chooser.complete(claimed, body)
+        if claimed.is_large and (outlook := self._chooser.outlook(claimed)) is not None:
+            if isinstance(outlook, Choice) and outlook.handler.wants_connection:
+                self._hand_over(claimed)
+            else:
+                await self._perform_late(worker, claimed, self._room)
+            return
+        self._chooser.complete(claimed, claimed.row["payload"])
         ready = self._decided(claimed)
         if isinstance(ready, Outcome):
             self._settler.put(claimed, ready)
         elif ready.handler.wants_connection:
-            self.workers.started -= 1
-            self.connected.put([claimed])
+            self._hand_over(claimed)
         else:
             await self._run(worker, claimed, ready)
 
-    async def _perform_late(self, worker: Worker, claimed: Claimed) -> None:
+    def _hand_over(self, claimed: Claimed) -> None:
+        self.workers.started -= 1
+        self.connected.put([claimed])
+
+    async def _perform_late(self, worker: Worker, claimed: Claimed, room: Room) -> None:
         """One event whose body did not come with the claim, and is fetched once there is room; or to be sifted yet."""
         size = claimed.row["bytes"] if claimed.row["payload"] is None else 0
         self._preparing.add(claimed)
-        await self._room.wait_for(size)
+        await room.wait_for(size)
         try:
             ready = await self.ready(claimed)
             if self.stopping:
@@ -84,6 +94,9 @@ class Runner:
                 self._settler.finish(claimed, ready)
             elif claimed.lost:
                 self._holding.drop(claimed)
+            elif ready.handler.wants_connection and room is self._room:
+                claimed.event = None  # its body is fetched again, so that none is held while it waits
+                self._hand_over(claimed)
             else:
                 await self._run(worker, claimed, ready)
         except Unavailable:
@@ -91,7 +104,7 @@ class Runner:
                 self._settler.conclude(claimed, "unready")
         finally:
             self._preparing.discard(claimed)
-            self._room.give_back(size)
+            room.give_back(size)
 
     async def ready(self, claimed: Claimed) -> Choice | Outcome:
         """Its handler, once its body is there; or its outcome where no handler may see it. Raises Unavailable."""
@@ -118,9 +131,11 @@ class Runner:
         """One event whose handler asks for a connection."""
         if claimed.lost:
             self._holding.drop(claimed)
-            return
-        assert isinstance(claimed.choice, Choice)
-        await self._run(worker, claimed, claimed.choice)
+        elif claimed.event is None:
+            await self._perform_late(worker, claimed, self._connected_room)
+        else:
+            assert isinstance(claimed.choice, Choice)
+            await self._run(worker, claimed, claimed.choice)
 
     async def _run(self, worker: Worker, claimed: Claimed, choice: Choice) -> None:
         assert claimed.event is not None
