@@ -77,5 +77,5 @@ def _told(error: BaseException) -> str:
         error = error.exceptions[0]
     places = [frame for frame in traceback.extract_tb(error.__traceback__) if "/faults/" in frame.filename]
     place = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
-    words = str(error).strip() or "it took too long"
-    return f"{type(error).__name__}: {words}{place}"
+    words = str(error).strip() or ("it took too long" if isinstance(error, TimeoutError) else "")
+    return ": ".join(filter(None, (type(error).__name__, words))) + place

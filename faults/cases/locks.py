@@ -1,6 +1,7 @@
 """Days are made and dropped, and the table is altered, beside readers and under load: no request may wait."""
 
 import asyncio
+import contextlib
 import time
 
 from faults.case import case
@@ -43,17 +44,19 @@ async def until_dropped(scene: Scene, *days: str) -> None:
                 await asyncio.sleep(0.1)
 
 
-async def add_old_day(scene: Scene, days_ago: int, *, status: str = "processed") -> None:
-    """With one event, which is settled or (parked) new."""
+async def add_old_day(scene: Scene, days_ago: int, *, status: str = "processed", rows: int = 1) -> None:
+    """With events that are settled or (parked) new."""
     async with connected(scene.url, timezone="UTC") as connection:
         await connection.execute("SELECT hookd.add_day(current_date - $1::int)", days_ago)
         await connection.execute(
             "INSERT INTO hookd.events (id, status, source, received_at, finished_at, due_at, reason,"
             " method, target, headers, payload) "
             "SELECT hookd.uuid_at(at), $2, 'old', at, CASE WHEN $2 <> 'new' THEN at END, 'infinity', 'made so',"
-            " 'POST', '/old', '[]', '' FROM (SELECT current_date - $1::int + interval '12 hours') AS days(at)",
+            " 'POST', '/old', '[]', '' FROM (SELECT current_date - $1::int + number * interval '1 second'"
+            " FROM generate_series(1, $3::int) AS numbers(number)) AS times(at)",
             days_ago,
             status,
+            rows,
         )
 
 
@@ -64,24 +67,29 @@ async def add_old_day(scene: Scene, days_ago: int, *, status: str = "processed")
 )
 async def retention_under_full_load(scene: Scene) -> None:
     for days_ago in range(41, 46):
-        await add_old_day(scene, days_ago)
+        await add_old_day(scene, days_ago, rows=20_000)
     await add_old_day(scene, 40, status="new")
     over = [await day_name(scene, -days_ago) for days_ago in range(41, 46)]
-    async with scene.ingest(commit_timeout_seconds="5") as receiver, scene.processor() as processor:
-        load = await scene.load(receiver, senders=16, timeout_seconds=20)
+    async with scene.ingest(commit_timeout_seconds="5") as receiver, contextlib.AsyncExitStack() as later:
+        load = await scene.load(receiver, senders=64, timeout_seconds=20)
         async with load.running():
-            began = time.monotonic()
+            await load.more(1000)
+            began, before = time.monotonic(), len(load.answered)
+            processor = await later.enter_async_context(scene.processor())
             async with asyncio.timeout(60):
                 while any([await has_day(scene, day) for day in over]):
                     await asyncio.sleep(0.1)
-            scene.note("five days dropped after", f"{time.monotonic() - began:.1f} s")
-            await load.more(200)
+            took = time.monotonic() - began
+            scene.note("five days of 20,000 events dropped after", f"{took:.1f} s")
+            scene.note("stored meanwhile", f"{(len(load.answered) - before) / took:,.0f} a second")
+            await load.more(1000)
         note_answers(scene, load)
         assert not load.statuses[503], "requests waited for the days to be dropped"
         await on(scene.server, "UPDATE hookd.events SET due_at = now() WHERE status = 'new' AND source = 'old'")
         await scene.until_settled()
         assert await processor.stop() == 0
-    assert await on(scene.server, "SELECT status FROM hookd.events WHERE source = 'old'") == "processed"
+    became = await on(scene.server, "SELECT status FROM hookd.events WHERE source = 'old'")
+    assert became == "processed", "an event still new was lost with its day"
 
 
 @case(
