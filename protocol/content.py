@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 CONTENT_TYPE_CHARACTERS_MAX = 1000  # email's parser takes seconds for the semicolons that a head has room for
+UTF_8 = (b'{"', b"{\n", b"[{")
 FORM_FIELDS_MAX = 1000  # the body's size is bounded elsewhere; this bounds what it may unfold into
 # Python's own, no character sets: punycode takes hours for a body that any sender may send.
 NOT_CHARACTER_SETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
@@ -33,7 +34,8 @@ def text(body: bytes, content_type: str = "") -> str:
 def parse_json(body: bytes) -> Any:
     """The body as JSON, whatever its Content-Type says. Raises ValueError with the place where it breaks."""
     try:
-        return json.loads(body)
+        # Two bytes that tell of UTF-8: json would look for that longer than it parses a small body.
+        return json.loads(body.decode("utf-8", "surrogatepass") if body.startswith(UTF_8) else body)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
 

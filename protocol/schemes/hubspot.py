@@ -2,14 +2,13 @@
 
 import base64
 import hashlib
-import hmac
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from protocol.request import Request
-from protocol.signature import as_bytes, same, unfit, with_headers
+from protocol.signature import as_bytes, mac, same, unfit, with_headers
 from protocol.verdict import Case
 
 V3, V3_TIME = "X-HubSpot-Signature-v3", "X-HubSpot-Request-Timestamp"
@@ -61,7 +60,7 @@ class HubSpot:
 def signature(secret: bytes, request: Request, url: str, stamp: str) -> bytes:
     head = f"{request.method}{url}".encode("utf-8", "surrogateescape")
     message = b"".join((head, request.body, stamp.encode("latin-1", "replace")))
-    return base64.b64encode(hmac.digest(secret, message, "sha256"))
+    return base64.b64encode(mac(secret, message, "sha256"))
 
 
 def decoded_too(urls: Iterator[str]) -> Iterator[str]:

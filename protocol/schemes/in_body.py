@@ -1,6 +1,5 @@
 """What proves the sender stands in the body: Mailgun's signature, Microsoft Graph's clientState."""
 
-import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -8,7 +7,7 @@ from typing import Any, ClassVar
 from protocol import content
 from protocol.naming import at_path, form_of, scalar
 from protocol.request import Request
-from protocol.signature import as_bytes, no_secret, same, unfit
+from protocol.signature import as_bytes, mac, no_secret, same, unfit
 from protocol.verdict import Case, UnverifiedError
 
 
@@ -50,7 +49,7 @@ def mailgun_words(request: Request) -> tuple[str, str, str]:
 
 def mailgun_signature(secret: bytes, stamp: str, token: str) -> bytes:
     message = (stamp + token).encode("utf-8", "surrogatepass")
-    return hmac.digest(secret, message, "sha256").hex().encode()
+    return mac(secret, message, "sha256").hex().encode()
 
 
 @dataclass(frozen=True, slots=True)

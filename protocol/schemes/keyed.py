@@ -2,16 +2,15 @@
 
 import base64
 import binascii
-import hmac
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 from protocol import content
-from protocol.naming import Json
+from protocol.naming import at_path, json_of, scalar
 from protocol.request import Request
 from protocol.schemes.template import fill, latin, names_in
-from protocol.signature import SIGNATURES_MAX, as_bytes, same, unfit, with_headers
+from protocol.signature import SIGNATURES_MAX, as_bytes, mac, same, unfit, with_headers
 from protocol.verdict import Case, UnverifiedError
 
 ENCODE: dict[str, Callable[[bytes], bytes]] = {
@@ -52,7 +51,8 @@ class Hmac:
     tolerance_seconds: int | None = None
 
     def check(self, case: Case) -> int:
-        parts = self.parts_of(case.needed_header(self.header))
+        value = case.needed_header(self.header)
+        parts = [part.strip() for part in value.split(self.separator)] if self.separator else [value]
         given = self.signatures_in(parts)
         if not given:
             raise UnverifiedError("format", f"{self.header} has no signature that begins with {self.prefix!r}")
@@ -60,14 +60,11 @@ class Hmac:
         encode, algorithm = ENCODE[self.encoding], self.algorithm
         for message in self.messages(case, timestamp):
             for number, secret in enumerate(case.secrets):
-                expected = encode(hmac.digest(secret, message, algorithm))
+                expected = encode(mac(secret, message, algorithm))
                 if [each for each in given if same(expected, each)]:
                     self.judge_time(case, timestamp)
                     return number
         raise self.why_unfit(case, given)
-
-    def parts_of(self, value: str) -> list[str]:
-        return [part.strip() for part in value.split(self.separator)] if self.separator else [value]
 
     def signatures_in(self, parts: list[str]) -> list[bytes]:
         """The signatures, without their prefix."""
@@ -89,31 +86,28 @@ class Hmac:
         """What may have been signed: one text, or one for each name that the request's URL may have."""
         if self.signed == "{body}":
             return (case.request.body,)
-        known = {name: self.known(name, case, timestamp) for name in names_in(self.signed)}
-        if "url" not in known:
-            return (fill(self.signed, known),)
-        urls = (url.encode("utf-8", "surrogateescape") for url in case.urls())
-        return (fill(self.signed, known | {"url": url}) for url in urls)
+        names = names_in(self.signed)
+        known = {"body": case.request.body, "timestamp": latin(timestamp)}
+        if "id" in names:
+            known["id"] = latin(case.needed_header(self.id_header))
+        if "method" in names:
+            known["method"] = latin(case.request.method)
+        return self.with_urls(case, known) if "url" in names else (fill(self.signed, known),)
 
-    def known(self, name: str, case: Case, timestamp: str) -> bytes:
-        """What stands for {name} in the signed text; of the URL, which may have several, nothing yet."""
-        if name == "body":
-            return case.request.body
-        if name == "timestamp":
-            return latin(timestamp)
-        if name == "id":
-            return latin(case.needed_header(self.id_header))
-        return latin(case.request.method) if name == "method" else b""
+    def with_urls(self, case: Case, known: dict[str, bytes]) -> Iterator[bytes]:
+        for url in case.urls():
+            known["url"] = url.encode("utf-8", "surrogateescape")
+            yield fill(self.signed, known)
 
     def judge_time(self, case: Case, timestamp: str) -> None:
         if self.timestamp_in_body:
-            timestamp = Json(self.timestamp_in_body)(case.request) or ""
+            timestamp = scalar(at_path(json_of(case.request), self.timestamp_in_body)) or ""
         if self.timestamp_mark or self.timestamp_header or self.timestamp_in_body:
             case.judge_time(timestamp, self.tolerance_seconds, 1000 if self.milliseconds else 1)
 
     def why_unfit(self, case: Case, given: list[bytes]) -> UnverifiedError:
         """What is wrong with signatures that no secret fits: already their form, or only their bytes."""
-        length = len(ENCODE[self.encoding](hmac.digest(b"", b"", self.algorithm)))
+        length = len(ENCODE[self.encoding](mac(b"", b"", self.algorithm)))
         looks = LOOKS[self.encoding]
         if not any(len(each) == length and looks.fullmatch(each.decode("latin-1")) for each in given):
             form = f"{length} characters of {self.encoding}" + (f" behind {self.prefix!r}" if self.prefix else "")
@@ -127,7 +121,7 @@ class Hmac:
         if self.timestamp_in_body:
             draft = replace(draft, body=content.with_field(draft.body, self.timestamp_in_body, int(stamp)))
         message = next(iter(self.messages(Case(draft, (), at, options), stamp)))
-        signature = self.prefix + ENCODE[self.encoding](hmac.digest(as_bytes(key), message, self.algorithm)).decode()
+        signature = self.prefix + ENCODE[self.encoding](mac(as_bytes(key), message, self.algorithm)).decode()
         marked = f"{self.timestamp_mark}{stamp}{self.separator}" if self.timestamp_mark else ""
         return with_headers(draft, [(self.header, marked + signature)])
 

@@ -1,7 +1,6 @@
 """Standard Webhooks: v1 (HMAC) and v1a (Ed25519), under its own header names and under Svix's."""
 
 import base64
-import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +9,7 @@ from typing import ClassVar
 from protocol import keys
 from protocol.request import Request
 from protocol.schemes.asymmetric import public_key
-from protocol.signature import SIGNATURES_MAX, as_bytes, same, unfit, with_headers
+from protocol.signature import SIGNATURES_MAX, as_bytes, mac, same, unfit, with_headers
 from protocol.verdict import Case, UnverifiedError
 
 SECRET = "whsec_"  # noqa: S105 - how a secret begins
@@ -60,7 +59,7 @@ class StandardWebhooks:
         if key.startswith(keys.STANDARD_PRIVATE):
             version, signature = "v1a", keys.signed(key, message)
         else:
-            version, signature = "v1", hmac.digest(symmetric(as_bytes(key)), message, "sha256")
+            version, signature = "v1", mac(symmetric(as_bytes(key)), message, "sha256")
         value = f"{version},{base64.b64encode(signature).decode()}"
         return with_headers(
             request, [(f"{name}-id", event_id), (f"{name}-timestamp", stamp), (f"{name}-signature", value)]
@@ -78,7 +77,7 @@ def fits(secret: bytes, version: str, signature: str, message: bytes) -> bool:
     """Whether the signature is this secret's. Raises UnverifiedError where the secret is of neither form."""
     is_public = secret.startswith(keys.STANDARD_PUBLIC.encode())
     if version == "v1" and not is_public:
-        expected = base64.b64encode(hmac.digest(symmetric(secret), message, "sha256"))
+        expected = base64.b64encode(mac(symmetric(secret), message, "sha256"))
         return same(expected, signature.encode("latin-1", "replace"))
     if version == "v1a" and is_public:
         try:

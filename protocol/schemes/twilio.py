@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import hmac
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -10,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from protocol.content import FORM_FIELDS_MAX
 from protocol.request import Request
-from protocol.signature import as_bytes, same, unfit, with_headers
+from protocol.signature import as_bytes, mac, same, unfit, with_headers
 from protocol.verdict import Case, UnverifiedError
 
 HEADER = "X-Twilio-Signature"
@@ -46,7 +45,7 @@ class Twilio:
 
 
 def signature(secret: bytes, url: str, fields: bytes) -> bytes:
-    return base64.b64encode(hmac.digest(secret, url.encode("utf-8", "surrogateescape") + fields, "sha1"))
+    return base64.b64encode(mac(secret, url.encode("utf-8", "surrogateescape") + fields, "sha1"))
 
 
 def is_form(request: Request) -> bool:
