@@ -59,9 +59,10 @@ class Parts:
         self.maintenance = Maintenance(
             self.store.upkeep, retention_days=settings.retention_days, refused_hours=settings.refused_hours
         )
+        self._amazon = amazon or Amazon()
         bell = asyncio.Event()
         chooser = Chooser(dispatch, settings)
-        sieve = Sieve(self.registry, self.store.deliveries, chooser, amazon or Amazon(), settings)
+        sieve = Sieve(self.registry, self.store.deliveries, chooser, self._amazon, settings)
         holding = Holding(self.leases, settings.held_bytes_max // 2)
         settler = Settler(self.store.results, holding, chooser, self.tally, settings, bell)
         self.runner = Runner(self.store.bodies, sieve, chooser, self.transactions, holding, settler, settings)
@@ -71,7 +72,7 @@ class Parts:
             database,
             content_bytes_max=settings.content_bytes_max,
             timeout_seconds=chooser.timeout_seconds,
-            ready=self.runner.ready,
+            ready=self.runner.ready_at_last,
             finish=settler.finish,
             conclude=settler.conclude,
             seal=self.runner.seal,
@@ -115,6 +116,7 @@ class Parts:
                         task.cancel()
                     left.callback(asyncio.get_running_loop().call_later(LEAVE_SECONDS, _leave).cancel)
             await self.transactions.close()
+            await self._amazon.close()
 
 
 async def _run(work: Awaitable[None]) -> None:

@@ -18,7 +18,8 @@ import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from chassis.database import Connection, Database
-from processor.sifting.certificates import Amazon, Unfetched
+from processor.running import runner
+from processor.sifting.certificates import ANEW_SECONDS, COMING_MAX, FAILED_MAX, FETCHES_MAX, Amazon, Coming, Unfetched
 from protocol import keys
 from protocol.providers import PROVIDERS
 from protocol.samples import credentials, sample_delivery
@@ -34,6 +35,14 @@ CERTIFICATE = f"https://{HOST}/SimpleNotificationService-sample.pem"
 CONFIRM = f"https://{HOST}/?Action=ConfirmSubscription&Token=abc"
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:lighthouse"
 CONFIRMED = "confirmed the subscription"
+COUNT = "(SELECT count(*) FROM hookd.events WHERE id = ANY($1)"
+COPIES = """
+INSERT INTO hookd.events (id, source, received_at, due_at, method, target, headers, remote, payload)
+SELECT (left(id::text, 24) || lpad(to_hex(n), 12, '0'))::uuid, source, received_at, due_at, method, target, headers,
+       remote, payload
+  FROM hookd.events, generate_series(1, $2::int) AS n
+ WHERE id = $1
+"""
 
 
 @pytest.fixture
@@ -58,19 +67,32 @@ class LeadsHere(AbstractResolver):
 
 
 @dataclass
+class Clock:
+    """The system's, and so many seconds more."""
+
+    ahead: float = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@dataclass
 class Aws:
     """A server that has Amazon's name, by an authority of the test's; and those who fetch from it."""
 
     amazon: Amazon
     resolver: LeadsHere
+    clock: Clock
     answers: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    begun: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))  # released for each one asked for
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         target = head.split(b" ")[1].decode()
         self.asked.append(target)
+        self.begun.release()
         await self.gate.wait()
         writer.write(self.answers.get(target, answer(404)))
         writer.close()
@@ -101,10 +123,21 @@ async def an_aws(*names: str, trusted: bool = True) -> AsyncIterator[Aws]:
         server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=theirs)
         leaving.callback(server.close)
         resolver = LeadsHere(server.sockets[0].getsockname()[1])
-        served = Aws(Amazon(resolver=resolver, trust=trust), resolver)
+        clock = Clock()
+        served = Aws(Amazon(resolver=resolver, trust=trust, clock=clock), resolver, clock)
         served.gate.set()
         served.answers["/SimpleNotificationService-sample.pem"] = answer(200, pem_of(time.time()))
         yield served
+        await served.amazon.close()
+
+
+async def fetched(amazon: Amazon, url: str) -> bytes:
+    """The certificate, when it is there."""
+    while True:
+        try:
+            return amazon.certificate(url)
+        except Coming as coming:
+            await asyncio.wait([coming.end])
 
 
 @pytest.fixture
@@ -182,6 +215,7 @@ async def test_it_comes_later(
         row = await row_of(connection, event_id)
         assert (row["status"], row["reason"], row["verdict"]) == ("new", "Amazon's host: answered with 404", None)
         aws.answers["/SimpleNotificationService-sample.pem"] = good
+        aws.clock.ahead = ANEW_SECONDS + 1
         await connection.execute("UPDATE hookd.events SET due_at = now()")
         assert await watch.settled() == {event_id: ("processed", None)}
 
@@ -221,6 +255,41 @@ async def test_off(aws: Aws, database: Database, connection: Connection, watch: 
     assert (aws.asked, handled.ids) == ([], [event_id])
 
 
+async def test_nobody_waits_for_a_certificate(
+    aws: Aws, database: Database, connection: Connection, watch: Watch, handled: Handled
+) -> None:
+    """While Amazon's host keeps many waiting for what does not exist, one worker still does all else."""
+    await a_source(connection, "aws-sns")
+    genuine = await a_message(connection, "0001")
+    async with processing(database, handled.note, amazon=aws.amazon, concurrency=1):
+        await watch.settled()
+        aws.gate.clear()
+        forged = [
+            await a_message(connection, f"1{n:03}", SigningCertURL=f"https://{HOST}/{n % 10}.pem") for n in range(30)
+        ]
+        others = [await an_event(connection), await a_message(connection, "0002")]
+        await watch.until(f"{COUNT} AND status = 'processed') = 2", others)
+        assert sorted(handled.ids) == sorted([genuine, *others])
+        aws.gate.set()
+        await watch.until(f"{COUNT} AND reason = 'Amazon''s host: answered with 404') = 30", forged)
+    assert sorted(aws.asked[1:]) == sorted(f"/{n}.pem" for n in range(10))
+
+
+async def test_more_than_may_wait(
+    aws: Aws, database: Database, connection: Connection, watch: Watch, handled: Handled
+) -> None:
+    """Of a backlog 1,000 wait for their certificate; the others are handed back, and handled none the less."""
+    await a_source(connection, "aws-sns")
+    await connection.execute(COPIES, await a_message(connection), runner.PARKED_MAX)
+    aws.gate.clear()
+    async with processing(database, handled.note, amazon=aws.amazon):
+        await watch.until("held_by IS NULL AND claims > 0")
+        aws.gate.set()
+        settled = await watch.settled()
+    assert [status for status, _ in settled.values()] == ["processed"] * (runner.PARKED_MAX + 1)
+    assert len(aws.asked) == 1
+
+
 # Subscriptions
 
 
@@ -248,6 +317,7 @@ async def test_a_subscription_is_confirmed_later(
         await watch.until("attempts = 1 AND held_by IS NULL AND verdict = 'verified'")
         assert (await row_of(connection, event_id))["reason"] == "Amazon's host: answered with 404"
         aws.answers[CONFIRM.removeprefix(f"https://{HOST}")] = answer(200)
+        aws.clock.ahead = ANEW_SECONDS + 1
         await connection.execute("UPDATE hookd.events SET due_at = now()")
         assert await watch.settled() == {event_id: ("processed", CONFIRMED)}
 
@@ -276,30 +346,63 @@ async def test_a_forged_subscription(
 async def test_together(aws: Aws) -> None:
     """However many want a certificate at once, it is fetched once; and one who leaves takes it from nobody."""
     aws.gate.clear()
-    wanted = [asyncio.create_task(aws.amazon.certificate(CERTIFICATE)) for _ in range(20)]
-    async with asyncio.timeout(20):
-        while not aws.asked:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    wanted = [asyncio.create_task(fetched(aws.amazon, CERTIFICATE)) for _ in range(20)]
+    await aws.begun.acquire()
     wanted[0].cancel()
     aws.gate.set()
     assert set(await asyncio.gather(*wanted[1:])) == {pem_of(time.time())}
     assert len(aws.asked) == 1
 
 
+async def test_a_few_at_once(aws: Aws) -> None:
+    """Of many certificates 4 are fetched at once, and 64 wait at most: who asks for more is refused, and asks again."""
+    aws.gate.clear()
+    wanted = [asyncio.create_task(fetched(aws.amazon, f"https://{HOST}/{n}.pem")) for n in range(COMING_MAX)]
+    for _ in range(FETCHES_MAX):
+        await aws.begun.acquire()
+    with pytest.raises(Unfetched, match="64 other files are asked for"):
+        aws.amazon.certificate(CERTIFICATE)
+    assert len(aws.asked) == FETCHES_MAX
+    aws.gate.set()
+    assert {str(each) for each in await asyncio.gather(*wanted, return_exceptions=True)} == {"answered with 404"}
+    assert await fetched(aws.amazon, CERTIFICATE) == pem_of(time.time())
+
+
+async def test_what_failed_is_not_asked_for_again(aws: Aws) -> None:
+    """For a minute, that is; and so it is for the latest 256 that failed."""
+    for _ in range(3):
+        with pytest.raises(Unfetched, match="answered with 404"):
+            await fetched(aws.amazon, f"https://{HOST}/none.pem")
+    assert aws.asked == ["/none.pem"]
+    aws.clock.ahead = ANEW_SECONDS + 1
+    with pytest.raises(Unfetched, match="answered with 404") as refused:
+        await fetched(aws.amazon, f"https://{HOST}/none.pem")
+    assert 0 < refused.value.after <= ANEW_SECONDS
+    assert aws.asked == ["/none.pem"] * 2
+    for n in range(FAILED_MAX):
+        with pytest.raises(Unfetched):
+            await fetched(aws.amazon, f"https://{HOST}/{n}.pem")
+    with pytest.raises(Unfetched):
+        await fetched(aws.amazon, f"https://{HOST}/none.pem")
+    assert aws.asked.count("/none.pem") == 3
+
+
 async def test_kept_as_long_as_it_is_valid(aws: Aws) -> None:
-    """A certificate that has run out is fetched again; at most 32 are kept, the latest."""
+    """A certificate that has run out is fetched again, a minute later; at most 32 are kept, the latest."""
     long_ago = keys.self_signed(keys.sample_rsa(), 19000)
     aws.answers["/SimpleNotificationService-sample.pem"] = answer(200, long_ago)
-    assert [await aws.amazon.certificate(CERTIFICATE) for _ in range(2)] == [long_ago] * 2
-    assert len(aws.asked) == 2
+    for ahead, asked in ((0, 1), (0, 1), (ANEW_SECONDS + 1, 2)):
+        aws.clock.ahead = ahead
+        assert await fetched(aws.amazon, CERTIFICATE) == long_ago
+        assert len(aws.asked) == asked
     for n in range(33):
         aws.answers[f"/{n}.pem"] = answer(200, pem_of(time.time()))
-        await aws.amazon.certificate(f"https://{HOST}/{n}.pem")
+        await fetched(aws.amazon, f"https://{HOST}/{n}.pem")
     before = len(aws.asked)
-    await aws.amazon.certificate(f"https://{HOST}/1.pem")
-    await aws.amazon.certificate(f"https://{HOST}/32.pem")
+    await fetched(aws.amazon, f"https://{HOST}/1.pem")
+    await fetched(aws.amazon, f"https://{HOST}/32.pem")
     assert len(aws.asked) == before
-    await aws.amazon.certificate(f"https://{HOST}/0.pem")
+    await fetched(aws.amazon, f"https://{HOST}/0.pem")
     assert len(aws.asked) == before + 1
 
 
@@ -316,7 +419,7 @@ async def test_what_is_no_certificate(given: bytes, why: str, aws: Aws) -> None:
     """Redirects are not followed, nothing large is read, nothing but a certificate is kept."""
     aws.answers |= {"/SimpleNotificationService-sample.pem": given, "/other.pem": answer(200, pem_of(time.time()))}
     with pytest.raises(Unfetched, match=why):
-        await aws.amazon.certificate(CERTIFICATE)
+        await fetched(aws.amazon, CERTIFICATE)
     assert len(aws.asked) == 1
 
 
@@ -325,5 +428,5 @@ async def test_whose_certificate_the_server_has(names: tuple[str, ...], trusted:
     """A server that cannot show to be Amazon's is asked for nothing."""
     async with an_aws(*names, trusted=trusted) as aws:
         with pytest.raises(Unfetched, match="ClientConnectorCertificateError"):
-            await aws.amazon.certificate(CERTIFICATE)
+            await fetched(aws.amazon, CERTIFICATE)
         assert aws.asked == []

@@ -12,13 +12,16 @@ from processor.holding.claimed import Claimed
 from processor.holding.holding import Holding
 from processor.holding.room import Room
 from processor.holding.store import Bodies
-from processor.outcome import Outcome, gave_up, handed_back, rejected
+from processor.outcome import UNREADY_SECONDS, Outcome, gave_up, handed_back, rejected
 from processor.running.workers import Worker, Workers
 from processor.settings import ProcessorSettings
 from processor.settling.settler import Settler
+from processor.sifting.certificates import Coming
 from processor.sifting.sieve import Sieve
 
 log = get_logger()
+
+PARKED_MAX = 1000  # rows that wait for a certificate; a start with a backlog may have so many of one topic
 
 
 class Runner:
@@ -49,6 +52,7 @@ class Runner:
         self._room = Room(settings.held_bytes_max // 4)
         self._connected_room = Room(settings.held_bytes_max // 4)
         self._preparing: set[Claimed] = set()  # their bodies are fetched, their transactions begun
+        self._parked: set[Claimed] = set()  # what they are judged by is being fetched
         self._ending = 0  # transactions
         self._unconnected = False  # the last transaction could not be begun
         self.stopping = False
@@ -99,6 +103,9 @@ class Runner:
                 self._hand_over(claimed)
             else:
                 await self._run(worker, claimed, ready)
+        except Coming as coming:
+            if not self.stopping:
+                self._park(claimed, coming.end)
         except Unavailable:
             if not self.stopping:
                 self._settler.conclude(claimed, "unready")
@@ -106,8 +113,33 @@ class Runner:
             self._preparing.discard(claimed)
             room.give_back(size)
 
+    def _park(self, claimed: Claimed, end: "asyncio.Task[None]") -> None:
+        """Out of the workers' way until what it waits for has come to its end."""
+        self.workers.started -= 1
+        if len(self._parked) >= PARKED_MAX:
+            self._settler.put(claimed, handed_back(claimed.row["claims"], UNREADY_SECONDS))
+            return
+        self._parked.add(claimed)
+        end.add_done_callback(lambda _: self._unpark(claimed))
+
+    def _unpark(self, claimed: Claimed) -> None:
+        self._parked.discard(claimed)
+        if not self.stopping:
+            self.workers.put([claimed])
+
+    async def ready_at_last(self, claimed: Claimed) -> Choice | Outcome:
+        """The same as `ready`, for who keeps no worker from others. Raises Unavailable."""
+        while True:
+            try:
+                return await self.ready(claimed)
+            except Coming as coming:
+                await asyncio.wait([coming.end])
+
     async def ready(self, claimed: Claimed) -> Choice | Outcome:
-        """Its handler, once its body is there; or its outcome where no handler may see it. Raises Unavailable."""
+        """Its handler, once its body is there; or its outcome where no handler may see it.
+
+        Raises Unavailable, and Coming: then it is asked for again.
+        """
         body = claimed.row["payload"]
         if body is None:
             body = await self._bodies.fetch(claimed.id)
@@ -202,7 +234,7 @@ class Runner:
 
     def take_back(self) -> list[Claimed]:
         """What has not been started, and what is not ready for its handler yet."""
-        return [*self.workers.take_back(), *self.connected.take_back(), *self._preparing]
+        return [*self.workers.take_back(), *self.connected.take_back(), *self._preparing, *self._parked]
 
     def cut_off(self) -> None:
         """Let nothing run on: what is in a thread is concluded without it."""

@@ -16,7 +16,7 @@ from processor.chooser import Chooser
 from processor.holding.claimed import Claimed, Found
 from processor.outcome import Ending, Outcome
 from processor.settings import ProcessorSettings
-from processor.sifting.certificates import Amazon, Unfetched
+from processor.sifting.certificates import Amazon, Coming, Unfetched
 from processor.sifting.registry import Registry
 from processor.sifting.store import Contender, Deliveries
 from protocol import storable
@@ -70,13 +70,13 @@ class Sieve:
         return outcomes | await self._decided(passed, lane)
 
     async def sift_late(self, claimed: Claimed, body: bytes) -> Outcome | None:
-        """The same for one that was marked. Raises Unavailable."""
+        """The same for one that was marked. Raises Unavailable, and Coming: then it is asked for again."""
         source = self._registry.sources.get(claimed.row["source"])
         if source is None:  # it was removed meanwhile
             claimed.unsifted = False
             return None
         if fetches(source):
-            ended = await self._judge_amazons(claimed, source, body)
+            ended = self._judge_amazons(claimed, source, body)
         else:  # a large body: hashing and parsing it takes a while
             ended = await asyncio.to_thread(self._judge_guarded, claimed, source, body)
         claimed.unsifted = False
@@ -101,31 +101,37 @@ class Sieve:
     def _tried_again(self, claimed: Claimed, ending: Ending) -> Outcome:
         return outcome.conclude(ending, claimed.row["attempts"], self._chooser.attempts_most)
 
-    async def _judge_amazons(self, claimed: Claimed, source: Source, body: bytes) -> Outcome | None:
+    def _judge_amazons(self, claimed: Claimed, source: Source, body: bytes) -> Outcome | None:
         """What Amazon SNS sent: judged by a certificate that it names; and its subscription, confirmed."""
         try:
             request = request_of(claimed.row, body)
-            certificate = await self._certificate(source, request, claimed.row)
+            certificate = self._certificate(source, request, claimed.row)
             ended = self._judge(claimed, source, body, certificate)
             url = sns_confirmation(request)
             if ended is not None or url is None or verdict_of(claimed) != VERIFIED:
                 return ended
-            await self._amazon.fetch(url)
+            self._amazon.confirm(url)
+        except Coming:
+            raise
         except Unfetched as why:
-            return self._tried_again(claimed, Ending("retry", f"Amazon's host: {why}"))
+            again = self._tried_again(claimed, Ending("retry", f"Amazon's host: {why}"))
+            return again._replace(delay=max(again.delay, why.after))
         except Exception as error:  # noqa: BLE001 - as above
             return self._tried_again(claimed, outcome.ended_with(error))
         return outcome.CONFIRMED
 
-    async def _certificate(self, source: Source, request: Request, row: Mapping[str, Any]) -> bytes | None:
-        """The one that the message names, if all else is right: nobody else has us fetch anything. Raises Unfetched."""
+    def _certificate(self, source: Source, request: Request, row: Mapping[str, Any]) -> bytes | None:
+        """The one that the message names, if all else is right: nobody else has us fetch anything.
+
+        Raises Coming, Unfetched.
+        """
         if row["verdict"] == VERIFIED:
             return None
         verdict = source.judge(request, row["received_epoch"])
         url = certificate_url(request)
         if url is None or not isinstance(verdict, Refused) or verdict.check != "certificate":
             return None
-        return await self._amazon.certificate(url)
+        return self._amazon.certificate(url)
 
     async def _decided(self, passed: Sequence[tuple[Claimed, Source]], lane: int | None = None) -> dict[UUID, Outcome]:
         """Duplicates, and what a probe sent. The decision is committed when this returns."""
