@@ -212,12 +212,14 @@ def test_these_providers_sign_a_time_that_is_judged() -> None:
     """As each declares; named here too, so that none of them forgets to."""
     assert {name for name in PROVING if PROVIDERS[name].scheme.tolerance_seconds} == TIMED
     assert {
-        "gitlab", "stripe", "slack", "zoom", "paddle", "linear", "hubspot", "calendly", "standard-webhooks", "rfc9421",
+        "gitlab", "stripe", "slack", "zoom", "paddle", "mailgun", "linear", "hubspot", "calendly", "standard-webhooks",
+        "rfc9421",
     } == TIMED  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("name", "seconds"), [("slack", 300), ("stripe", 300), ("paddle", 5), ("linear", 60), ("hubspot", 300)]
+    ("name", "seconds"),
+    [("slack", 300), ("stripe", 300), ("paddle", 5), ("linear", 60), ("hubspot", 300), ("mailgun", 43_200)],
 )
 def test_the_tolerance_holds_to_the_second(name: str, seconds: int) -> None:
     """Both ways, and at the very second it is still good."""
@@ -520,6 +522,24 @@ def test_every_notification_of_graph_s_must_bear_the_state() -> None:
     ):
         sent = replace(tried.request, body=json.dumps({"value": items}).encode())
         assert isinstance(tried.judge(sent), Verified) == fits
+
+
+# Mailgun
+
+
+def test_a_mailgun_subaccount_is_verified_by_the_primary_account() -> None:
+    """Its events bear that account's signature too; either is good, and one that is wrong harms neither."""
+    tried = Tried("mailgun")
+    document = json.loads(tried.request.body)
+    theirs = document["signature"]["signature"]
+    for signatures, is_good in (
+        ({"signature": "0" * 64, "parent-signature": theirs}, True),
+        ({"signature": theirs, "parent-signature": "0" * 64}, True),
+        ({"signature": "0" * 64, "parent-signature": "0" * 64}, False),
+    ):
+        document["signature"] |= signatures
+        verdict = tried.judge(replace(tried.request, body=json.dumps(document).encode()))
+        assert isinstance(verdict, Verified) == is_good
 
 
 # Amazon SNS

@@ -1,7 +1,7 @@
 """Mailgun."""
 
 from protocol.naming import Form, Json
-from protocol.providers.provider import READ, Provider, Sample, told
+from protocol.providers.provider import OURS, READ, Provider, Sample, told
 from protocol.schemes.in_body import Mailgun
 
 PROVIDER = Provider(
@@ -20,7 +20,19 @@ PROVIDER = Provider(
             "https://github.com/mailgun/mailgun-php/blob/master/tests/Api/WebhookTest.php",
             READ,
             signature="in the body: HMAC-SHA256 of timestamp and token, hex; the rest of the body is not covered; "
-            "published vector. The time is judged where tolerance_seconds says so",
+            "published vector",
+        ),
+        *told(
+            "https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks",
+            READ,
+            signature="the time may be judged, not too strictly; a subaccount's events bear the primary account's "
+            "parent-signature too, which is as good",
+        ),
+        *told(
+            "hookd itself",
+            OURS,
+            signature="12 h: longer than it tries again, shorter than tokens are remembered (7 days), so that nothing "
+            "that was sent once is handled twice",
         ),
         *told(
             "https://documentation.mailgun.com/docs/mailgun/user-manual/tracking-messages/#webhooks",
