@@ -91,6 +91,8 @@ def _read(record: Mapping[str, Any], unseal: Callable[[str], bytes]) -> Source:
         options = secret_options | options
     except ValueError as why:
         fault = str(why)
+    if provider and secrets and not any(provider.takes(secret.value) for secret in secrets):
+        fault = fault or f"none of its secrets is {provider.shape.says}"
     answer = answer_of(_json(record["answer"])) or provider.success
     if faults_of_answer(answer) or not all(isinstance(value, str) for value in options.values()):
         raise ValueError(UNREADABLE)

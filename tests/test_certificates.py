@@ -271,7 +271,7 @@ async def test_nobody_waits_for_a_certificate(
         await watch.until(f"{COUNT} AND status = 'processed') = 2", others)
         assert sorted(handled.ids) == sorted([genuine, *others])
         aws.gate.set()
-        await watch.until(f"{COUNT} AND reason = 'Amazon''s host: answered with 404') = 30", forged)
+        await watch.until(f"{COUNT} AND reason LIKE 'Amazon''s host: %') = 30", forged)
     assert sorted(aws.asked[1:]) == sorted(f"/{n}.pem" for n in range(10))
 
 

@@ -50,7 +50,8 @@ async def test_every_query_runs(connection: Connection) -> None:
 def test_the_file_is_one_that_apply_reads() -> None:
     """Its example of a file is read without a fault, and means what the words beside it say."""
     [example] = fenced("toml")
-    [entry] = parse(example, 1)
+    [entry], faults = parse(example, 1)
+    assert faults == []
     assert (entry.draft.name, entry.draft.mode, entry.draft.window_seconds) == ("stripe", "edge", 3 * 86_400)
     assert entry.secret_variables == ("STRIPE_SECRET",)
     assert entry.draft.faults(1) == []

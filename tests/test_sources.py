@@ -32,6 +32,7 @@ pytestmark = pytest.mark.any_server
 
 SECRET = "the lamp is lit at nine"
 KEY = Fernet.generate_key().decode()
+OF_ONE_FORM = {"aws-sns", "basic", "discord", "ed25519", "rfc9421", "sendgrid", "standard-webhooks"}
 SUBCOMMANDS = ("add", "list", "show", "edit", "rotate", "remove", "export", "apply", "rekey", "providers")
 
 
@@ -169,6 +170,8 @@ async def test_all_faults_are_told_together(hookd: Hookd) -> None:
         ("add x", "--provider is missing"),
         ("add x --provider github", "a secret is needed, the webhook's secret: --secret-file"),
         ("add x --provider github --mode off --secret-file empty", "secret: it is empty"),
+        ("add x --provider aws-sns --secret-file secret", "secret: a topic's ARN, such as arn:aws:sns:eu-central-1:"),
+        ("add x --provider basic --secret-file secret", "secret: user:password is expected"),
         ("add x --provider github --secret-env NO_SUCH", "secret: NO_SUCH: there is no such variable"),
         ("add x --provider none --secret-file secret", "none has no secret"),
         ("add x --provider none --mode edge", "mode off"),
@@ -181,6 +184,7 @@ async def test_all_faults_are_told_together(hookd: Hookd) -> None:
         ("add x --provider none --answer-status 204 --answer-body x", "204 has no body"),
         ("add x --provider none --window 1y", "expected a length of time"),
         ("edit x", "nothing to change"),
+        ("edit x --secret-file missing", "secret: missing: No such file"),
         ("remove x --overlap 1h", "No such option"),
         ("rotate x", "a secret is needed"),
     ],
@@ -193,6 +197,14 @@ def test_wrong_usage_is_said(tmp_path: Path, arguments: str, words: str) -> None
     assert (ran.code, ran.out) == (2, "")
     assert words in ran.err
     assert SECRET not in ran.err
+
+
+def test_a_fault_is_told_once(tmp_path: Path) -> None:
+    """A secret that cannot be read is not a secret that is missing."""
+    ran = Hookd(tmp_path, {})("sources", *words("add x --provider meta --secret-file no --option-file verify_token=no"))
+    assert [line.strip() for line in ran.err.splitlines()[1:]] == [
+        "secret: no: No such file or directory", "verify_token: no: No such file or directory"
+    ]  # fmt: skip
 
 
 async def test_the_window_fits_the_retention(hookd: Hookd, connection: Connection) -> None:
@@ -234,7 +246,7 @@ def test_a_secret_of_the_right_kind_is_taken(provider: str) -> None:
         Step("a", None, draft, Fresh((each,))).faults_of_keys() for each in (secret.encode(), b"-----BEGIN")
     )
     assert right == []
-    assert bool(wrong) == (provider in {"discord", "ed25519", "rfc9421", "sendgrid", "standard-webhooks"})
+    assert bool(wrong) == (provider in OF_ONE_FORM)
     assert "BEGIN" not in "".join(wrong)
 
 
@@ -438,6 +450,24 @@ async def test_an_edit_changes_what_is_given(hookd: Hookd, connection: Connectio
     assert await secrets_of(connection, "ours") == [(SECRET.encode(), False)]
     assert "nothing was changed" in ok(hookd("sources", "edit", "ours", "--mode", "monitor")).out
     assert hookd("sources", "edit", "ours", "--mode", "later").code == 2
+
+
+async def test_an_edit_to_a_provider_that_can_be_judged(hookd: Hookd, connection: Connection) -> None:
+    """Its mode was off for nothing could be judged: now it is judged, which takes a secret; unless told otherwise."""
+    ok(hookd("sources", "add", "lamps", "--provider", "none"))
+    ran = hookd("sources", "edit", "lamps", "--provider", "github")
+    assert (ran.code, ran.err) == (2, "Error: a secret is needed (the webhook's secret), or mode off\n")
+    said = ok(hookd("sources", "edit", "lamps", "--provider", "github", "--secret-file", "secret"))
+    assert said.lines == [
+        "changed lamps", "  provider: none → github", "  mode: off → deferred", "  secrets: 0 → 1 new"
+    ]  # fmt: skip
+    assert await secrets_of(connection, "lamps") == [(SECRET.encode(), False)]
+    ok(hookd("sources", "edit", "lamps", "--mode", "off"))
+    ok(hookd("sources", "edit", "lamps", "--provider", "stripe"))
+    assert ((await row(connection, "lamps"))["provider"], (await row(connection, "lamps"))["mode"]) == ("stripe", "off")
+    ok(hookd("sources", "add", "others", "--provider", "none"))
+    ok(hookd("sources", "edit", "others", "--provider", "github", "--mode", "off"))
+    assert (await row(connection, "others"))["mode"] == "off"
 
 
 async def test_what_was_said_can_be_taken_back(hookd: Hookd, connection: Connection) -> None:
@@ -684,6 +714,24 @@ def test_what_is_wrong_with_a_file_is_told_together(tmp_path: Path) -> None:
         assert words in ran.err
 
 
+def test_faults_of_a_file_and_of_what_it_says_are_told_together(tmp_path: Path) -> None:
+    """One source whose fields are wrong, one whose secret is missing, one that may not be so: all in one go."""
+    (tmp_path / "bad.toml").write_text(
+        '[sources.a]\nprovider = "github"\nwindow = 7\n'
+        '[sources.b]\nprovider = "github"\nmode = "maybe"\nsecret_file = "none"\n'
+        '[sources.c]\nprovider = "none"\nmode = "edge"\n[sources.d]\nprovider = "github"\n'
+    )
+    hookd = Hookd(tmp_path, {"HOOKD_DATABASE_URL": "postgresql://127.0.0.1:1/nowhere"})
+    ran = hookd("sources", "apply", "bad.toml")
+    assert (ran.code, ran.out) == (2, "")
+    assert [line.strip() for line in ran.err.splitlines()[1:]] == [
+        "a: window: expected a length of time such as 24h or 7d",
+        "b: secret: none: No such file or directory",
+        "b: mode 'maybe': expected one of deferred, edge, monitor, off",
+        "c: none proves nothing that could be judged: mode off",
+    ]
+
+
 async def test_probes_are_neither_exported_nor_pruned(hookd: Hookd, connection: Connection) -> None:
     """What hookd doctor registered is its own: no export has it, no apply removes it."""
     await connection.execute("INSERT INTO hookd.sources (name, is_probe) VALUES ('doctor-github', true)")
@@ -794,3 +842,17 @@ def test_unsealable_is_what_its_reader_knows() -> None:
         "duplicates": "verified", "window_seconds": 1, "is_probe": False,
     }  # fmt: skip
     assert source_of(record, unseal).fault == "a secret cannot be read"
+
+
+def test_a_secret_by_which_nothing_can_be_verified_is_a_fault() -> None:
+    """Whoever wrote it into the table: the processor does not start with it. One that is good beside it will do."""
+    record: dict[str, Any] = {
+        "name": "a", "provider": "aws-sns", "mode": "deferred", "options": "{}", "secrets": '[["secret", "x", null]]',
+        "methods": ["POST"], "answer": None, "body_bytes_max": None, "commit_timeout_seconds": None,
+        "duplicates": "verified", "window_seconds": 1, "is_probe": False,
+    }  # fmt: skip
+    fault = source_of(record, str.encode).fault or ""
+    assert fault.startswith("none of its secrets is a topic's ARN, such as arn:aws:sns:")
+    arn = "arn:aws-cn:sns:cn-north-1:123456789012:lamps.fifo"
+    record["secrets"] = f'[["secret", "x", null], ["secret", "{arn}", null]]'
+    assert source_of(record, str.encode).fault is None

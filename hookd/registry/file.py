@@ -81,8 +81,11 @@ def table_of(draft: Draft) -> dict[str, Any]:
     return _present(table)
 
 
-def parse(text: str, window_seconds: int) -> list[Entry]:
-    """The sources of a file; `window_seconds` where it names none. Raises Faults, with all of them."""
+def parse(text: str, window_seconds: int) -> tuple[list[Entry], list[str]]:
+    """The sources of a file that can be read, and what is wrong with it; `window_seconds` where it names none.
+
+    Raises Faults where it is no TOML.
+    """
     try:
         document = tomllib.loads(text)
     except ValueError as error:
@@ -93,11 +96,9 @@ def parse(text: str, window_seconds: int) -> list[Entry]:
     faults, entries = list(reading.faults), []
     for name, table in tables.items():
         entry, found = _entry(name, table, window_seconds)
-        entries.append(entry)
+        entries += [] if found else [entry]
         faults += found
-    if faults:
-        raise Faults(faults)
-    return entries
+    return entries, faults
 
 
 def _entry(name: str, table: Mapping[str, Any], window_seconds: int) -> tuple[Entry, list[str]]:

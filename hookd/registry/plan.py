@@ -70,10 +70,11 @@ Known: TypeAlias = Mapping[str, Registered]
 
 @dataclass(frozen=True)
 class Fresh:
-    """New secrets, the current one first, and new secret options."""
+    """New secrets, the current one first, and new secret options. `unread`: what was given too, and cannot be read."""
 
     secrets: tuple[bytes, ...] = field(default=(), repr=False)
     options: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    unread: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.secrets or self.options)
@@ -142,8 +143,9 @@ class Step:
             return []
         gone = {each.number for each in self.dropped()}
         kept = [each for each in (self.former.kept if self.former else ()) if each.number not in gone]
-        count = sum(each.name == SECRET for each in kept) + len(self.fresh.secrets)
-        hidden = {each.name for each in kept if each.name != SECRET} | set(self.fresh.options)
+        fresh = self.fresh
+        count = sum(each.name == SECRET for each in kept) + len(fresh.secrets) + fresh.unread.count(SECRET)
+        hidden = {each.name for each in kept if each.name != SECRET} | {*fresh.options, *fresh.unread} - {SECRET}
         return faults_of(self.draft, count, hidden, limits)
 
     def faults_of_keys(self) -> list[str]:
@@ -151,12 +153,13 @@ class Step:
 
         Asked of a source that has no other fault.
         """
-        wrong = self.draft and any(is_no_key(self.draft, secret) for secret in self.fresh.secrets)
-        return (
-            [f"secret: it cannot be read as {PROVIDERS[self.draft.provider].credential}"]
-            if self.draft and wrong
-            else []
-        )
+        if self.draft is None:
+            return []
+        provider = PROVIDERS[self.draft.provider]
+        if not all(map(provider.takes, self.fresh.secrets)):
+            return [f"secret: {provider.shape.says} is expected"]
+        wrong = any(is_no_key(self.draft, secret) for secret in self.fresh.secrets)
+        return [f"secret: it cannot be read as {provider.credential}"] if wrong else []
 
     def _secrets(self) -> Sequence[Field]:
         fresh, ending = len(self.fresh.secrets), len(self.ending())
@@ -179,6 +182,14 @@ def faults_of(draft: Draft, secrets: int, hidden: set[str], limits: Limits) -> l
     if (draft.body_bytes_max or 0) > limits.body_bytes_max:
         faults.append(f"body_bytes_max: {limits.body_bytes_max} at most (HOOKD_BODY_BYTES_MAX)")
     return faults
+
+
+def faults_at_best(draft: Draft, fresh: Fresh, limits: Limits) -> list[str]:
+    """What is wrong with a source whatever is registered: secrets that are not given may be there already."""
+    provider = PROVIDERS.get(draft.provider)
+    secrets = len(fresh.secrets) or int(bool(provider and provider.credential))
+    faults = faults_of(draft, secrets, secret_options_of(draft.provider), limits)
+    return faults or Step(draft.name, None, draft, fresh).faults_of_keys()
 
 
 def is_no_key(draft: Draft, secret: bytes) -> bool:

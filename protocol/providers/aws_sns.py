@@ -1,8 +1,12 @@
 """Amazon SNS over HTTPS."""
 
+import re
+
 from protocol.naming import Header, Json
-from protocol.providers.provider import MEMORY, READ, Provider, Sample, told
+from protocol.providers.provider import MEMORY, READ, Provider, Sample, Shape, told
 from protocol.schemes.sns import Sns
+
+TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}(\.fifo)?")
 
 PROVIDER = Provider(
     title="Amazon SNS",
@@ -16,6 +20,7 @@ PROVIDER = Provider(
     setup="The topic → Create subscription: HTTPS, the URL, raw message delivery off. It is confirmed here by itself, "
     "when the signature, the topic and the host of the confirmation's URL are right.",
     credential="the topic's ARN: a message of any other topic is refused, for anybody can have one",
+    shape=Shape(TOPIC, "a topic's ARN, such as arn:aws:sns:eu-central-1:123456789012:lighthouse"),
     duplicates="a retry bears the same MessageId in its body, where it is signed",
     facts=(
         *told(

@@ -1,6 +1,8 @@
 """Whoever is not in the list: the schemes themselves, described by the source's options."""
 
-from protocol.providers.provider import OURS, READ, URL, Option, Provider, Sample, told
+import re
+
+from protocol.providers.provider import OURS, READ, URL, Option, Provider, Sample, Shape, told
 from protocol.schemes.asymmetric import ed25519_by
 from protocol.schemes.choice import ByOptions
 from protocol.schemes.keyed import hmac_by
@@ -73,6 +75,7 @@ BASIC = Provider(
     delivery_id=None,
     scheme=Basic(),
     credential="user:password",
+    shape=Shape(re.compile("[^:]*:.*", re.DOTALL), "user:password"),
     duplicates="no delivery id",
     facts=told(
         "https://www.rfc-editor.org/rfc/rfc7617", READ, signature="the secret itself; nothing protects the body"

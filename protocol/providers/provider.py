@@ -1,5 +1,6 @@
 """What is declared of each sender."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -49,6 +50,16 @@ class Option(NamedTuple):
     is_secret: bool = False
 
 
+class Shape(NamedTuple):
+    """What every secret of a provider looks like, in whole; `says` names it, with an example."""
+
+    pattern: re.Pattern[str]
+    says: str
+
+
+ANY_SHAPE = Shape(re.compile(".*", re.DOTALL), "a secret")
+
+
 class Success(NamedTuple):
     """The answer to a delivery that is stored; `body` None is the receiver's own, with the row's id."""
 
@@ -76,7 +87,8 @@ class Provider:
     """The headers that bear a sender's names for the event and the delivery, and all else that is known of it.
 
     `event_types` and `delivery_ids` are the places where these names stand when that header does not bear them, the
-    body above all. `credential` says what the source's secret is.
+    body above all. `credential` says what the source's secret is, and `shape` what it
+    looks like: anything, but where only that can ever verify.
     `patience_seconds`: how long the sender waits for the answer; None where it does not say.
     """
 
@@ -93,6 +105,7 @@ class Provider:
     patience_seconds: float | None = None
     setup: str = ""
     credential: str = ""
+    shape: Shape = ANY_SHAPE
     duplicates: str = ""
     facts: tuple[Fact, ...] = ()
     sample: Sample | None = None
@@ -106,6 +119,10 @@ class Provider:
         """The sender's name for the delivery, or a key derived where it gives none; the same in a redelivery."""
         header = (Header(self.delivery_id),) if self.delivery_id else ()
         return first_of((*header, *self.delivery_ids), request)
+
+    def takes(self, secret: bytes) -> bool:
+        """Whether something could be verified by the secret, for all that its form says."""
+        return self.shape.pattern.fullmatch(secret.decode("utf-8", "replace")) is not None
 
     def faults_of(self, options: Mapping[str, str]) -> list[str]:
         """What is wrong with a source's options; nothing is verified before it is mended."""

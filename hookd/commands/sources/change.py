@@ -13,7 +13,7 @@ from hookd.commands.sources.given import (
     SECRETS,
     SOURCE,
     a_new_draft,
-    drafted,
+    edited,
     fresh_of,
     noted,
     taking,
@@ -23,7 +23,7 @@ from hookd.configuration import Configuration, configure
 from hookd.options import Duration, Text, in_units
 from hookd.registry.plan import OVERLAP, Fresh, Known, Step
 from protocol.providers import PROVIDERS
-from protocol.source import WINDOW_SECONDS, Draft
+from protocol.source import SECRET, WINDOW_SECONDS, Draft
 
 
 @click.command(
@@ -100,9 +100,9 @@ def to_ask(draft: Draft, fresh: Fresh) -> dict[str, str]:
     provider = PROVIDERS.get(draft.provider)
     if provider is None:
         return {}
-    needs_secret = bool(provider.credential) and draft.mode != "off" and not fresh.secrets
+    needs_secret = bool(provider.credential) and draft.mode != "off" and not (fresh.secrets or SECRET in fresh.unread)
     asked = {"": provider.credential} if needs_secret else {}
-    given = {**draft.options, **fresh.options}
+    given = {*draft.options, *fresh.options, *fresh.unread}
     return asked | {
         each.name: each.says for each in provider.options if each.is_secret and each.needed and each.name not in given
     }
@@ -110,7 +110,7 @@ def to_ask(draft: Draft, fresh: Fresh) -> dict[str, str]:
 
 def with_asked(fresh: Fresh, typed: Mapping[str, bytes]) -> Fresh:
     options = {name: value for name, value in typed.items() if name}
-    return Fresh((*((typed[""],) if "" in typed else ()), *fresh.secrets), {**fresh.options, **options})
+    return Fresh((*((typed[""],) if "" in typed else ()), *fresh.secrets), {**fresh.options, **options}, fresh.unread)
 
 
 def refuse_known(known: Known, name: str) -> None:
@@ -135,27 +135,40 @@ Examples:
   hookd sources edit github --mode edge
   hookd sources edit ours --option timestamp_header=X-Time --option separator=
   hookd sources edit slack --answer-status default --window 1d
+  hookd sources edit lamps --provider github --secret-file github.secret
 
 \b
 The word default, as a value of --answer-status, --body-bytes-max and --commit-timeout, takes back what was said.
---method and --answer-header take the place of all that there were. Secrets stay; see: hookd sources rotate.
+--method and --answer-header take the place of all that there were. Secrets stay, unless there is a new one: that
+takes their place as with hookd sources rotate. Where the mode was the usual one of the former provider, it is that of
+the new one: what was off because nothing could be judged is judged now.
 """,
 )
 @click.argument("name", type=Text())
-@taking(SOURCE)
-def edit(name: str, option_files: tuple[tuple[str, Path], ...], **given: Any) -> None:
+@taking((*SOURCE, *SECRETS))
+def edit(
+    name: str,
+    secret_files: tuple[Path, ...],
+    secret_variables: tuple[str, ...],
+    option_files: tuple[tuple[str, Path], ...],
+    **given: Any,
+) -> None:
     """Change what is said of a source; what is not given stays as it is."""
-    if not option_files and not any(value not in (None, ()) for value in given.values()):
+    places = (secret_files, secret_variables, option_files)
+    if not any(places) and not any(value not in (None, ()) for value in given.values()):
         raise click.UsageError("nothing to change: hookd sources edit --help")
-    fresh, faults = fresh_of(option_files=option_files)
+    fresh, faults = fresh_of(*places)
     if faults:
         raise WrongSource("\n".join(faults))
-
-    def plan(known: Known) -> list[Step]:
-        former = one_of(known, name)
-        return [Step(name, former, drafted(former.draft, given), fresh)]
-
     with session() as open_session:
+        former = open_session.one(name)
+        asked = {} if former.good or not asking.can_ask() else to_ask(edited(former.draft, given), fresh)
+        fresh = noted(with_asked(fresh, {option: asking.secret_asked(what) for option, what in asked.items()}))
+
+        def plan(known: Known) -> list[Step]:
+            former = one_of(known, name)
+            return [Step(name, former, edited(former.draft, given), fresh)]
+
         say_done(open_session.change(plan), name)
 
 

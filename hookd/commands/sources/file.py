@@ -15,7 +15,7 @@ from hookd.commands.sources.session import check, limits_of, session
 from hookd.configuration import configure
 from hookd.options import Duration
 from hookd.registry.file import Entry, as_toml, parse
-from hookd.registry.plan import OVERLAP, Faults, Fresh, Known, Step
+from hookd.registry.plan import OVERLAP, Faults, Fresh, Known, Limits, Step, faults_at_best
 from hookd.registry.store import Resealed
 from hookd.show import as_json
 from protocol.source import WINDOW_SECONDS
@@ -73,7 +73,7 @@ def apply(file: BinaryIO, dry_run: bool, prune: bool, yes: bool, overlap: timede
     """Make the registry what a file says: shows the plan, then does it in one transaction, all or nothing."""
     with session() as open_session:
         limits = limits_of(open_session.configuration)
-        entries, fresh = read_file(file, min(WINDOW_SECONDS, limits.window_seconds))
+        entries, fresh = read_file(file, limits)
 
         def plan(known: Known) -> list[Step]:
             return steps_of(known, entries, fresh, overlap, prune=prune)
@@ -97,15 +97,15 @@ def apply(file: BinaryIO, dry_run: bool, prune: bool, yes: bool, overlap: timede
     click.echo(f"done: {tally(changes)}", err=is_json)
 
 
-def read_file(file: BinaryIO, window_seconds: int) -> tuple[list[Entry], dict[str, Fresh]]:
-    """What stands in it, and the secrets that it names. Raises Faults."""
+def read_file(file: BinaryIO, limits: Limits) -> tuple[list[Entry], dict[str, Fresh]]:
+    """What stands in it, and the secrets that it names. Raises Faults, with all that need no registry to be seen."""
     try:
         text = file.read(FILE_BYTES_MAX).decode()
     except UnicodeDecodeError:
         raise Faults(["no TOML: it is not UTF-8"]) from None
-    entries = parse(text, window_seconds)
+    entries, faults = parse(text, min(WINDOW_SECONDS, limits.window_seconds))
     folder = Path(file.name).parent if file.name != "<stdin>" else Path()
-    fresh, faults = {}, list[str]()
+    fresh = {}
     for entry in entries:
         fresh[entry.draft.name], found = fresh_of(
             [folder / each for each in entry.secret_files],
@@ -116,7 +116,8 @@ def read_file(file: BinaryIO, window_seconds: int) -> tuple[list[Entry], dict[st
         noted(fresh[entry.draft.name])
         faults += [f"{entry.draft.name}: {each}" for each in found]
     if faults:
-        raise Faults(faults)
+        at_best = [(each.draft, faults_at_best(each.draft, fresh[each.draft.name], limits)) for each in entries]
+        raise Faults(faults + [f"{draft.name}: {fault}" for draft, found in at_best for fault in found])
     return entries, fresh
 
 

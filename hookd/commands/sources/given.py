@@ -86,10 +86,20 @@ def taking(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
 
 
 def a_new_draft(name: str, provider: str, window_seconds: int, given: Mapping[str, Any]) -> Draft:
-    """For a provider that nobody can judge, mode off."""
+    return drafted(Draft(name, provider, usual_mode(provider), window_seconds=window_seconds), given)
+
+
+def edited(former: Draft, given: Mapping[str, Any]) -> Draft:
+    """A mode that was what the former provider has where nobody says otherwise becomes what the new one has."""
+    draft = drafted(former, given)
+    keeps = given["mode"] is not None or former.mode != usual_mode(former.provider)
+    return draft if keeps else replace(draft, mode=usual_mode(draft.provider))
+
+
+def usual_mode(provider: str) -> str:
+    """For a provider that nobody can judge, off."""
     known = PROVIDERS.get(provider)
-    mode = "deferred" if known is None or known.credential else "off"
-    return drafted(Draft(name, provider, mode, window_seconds=window_seconds), given)
+    return "deferred" if known is None or known.credential else "off"
 
 
 def drafted(base: Draft, given: Mapping[str, Any]) -> Draft:
@@ -136,19 +146,20 @@ def fresh_of(
     option_variables: Iterable[tuple[str, str]] = (),
 ) -> tuple[Fresh, list[str]]:
     """The secrets and secret options at those places, and what is wrong with them."""
-    faults: list[str] = []
+    faults, unread = list[str](), list[str]()
 
     def taken(name: str, take: Callable[[], bytes]) -> Iterator[tuple[str, bytes]]:
         try:
             yield name, take()
         except asking.Unreadable as why:
+            unread.append(name)
             faults.append(f"{name}: {why}")
 
     secrets = [each for file in files for each in taken(SECRET, partial(asking.secret_in, file))]
     secrets += [each for name in variables for each in taken(SECRET, partial(asking.secret_of, name))]
     options = [each for name, file in option_files for each in taken(name, partial(asking.secret_in, file))]
     options += [each for name, place in option_variables for each in taken(name, partial(asking.secret_of, place))]
-    fresh = Fresh(tuple(value for _, value in secrets), dict(options))
+    fresh = Fresh(tuple(value for _, value in secrets), dict(options), tuple(unread))
     return fresh, faults + faults_of_fresh(fresh)
 
 
