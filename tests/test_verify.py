@@ -68,6 +68,17 @@ def test_the_usual_mistakes_are_tried(tmp_path: Path) -> None:
     assert "hint: the body was changed on the way" in said.stdout
 
 
+def test_a_secret_of_another_form_is_found(tmp_path: Path) -> None:
+    """A name where a topic's ARN is needed: the hint says what one looks like."""
+    verify(tmp_path, "aws-sns")
+    (tmp_path / "secret").write_text("lighthouse")
+    said = CliRunner().invoke(
+        command, ["--provider", "aws-sns", "--secret-file", str(tmp_path / "secret"), str(tmp_path / "body")]
+    )
+    assert said.exit_code == 1
+    assert "hint: the secret is not a topic's ARN, such as arn:aws:sns:" in said.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

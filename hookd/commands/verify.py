@@ -76,6 +76,8 @@ def command(
     verdict = judge(sender, request, secrets, received_at, options=said, certificate=pem)
     is_verified = isinstance(verdict, Verified)
     found = [] if is_verified else hints(sender, request, secrets, received_at, options=said, certificate=pem)
+    if not is_verified and not all(map(sender.takes, secrets)):
+        found.insert(0, f"the secret is not {sender.shape.says}")
     show(verdict if isinstance(verdict, Verified) else None, *refusal(verdict), found, as_json=as_json)
     raise click.exceptions.Exit(0 if is_verified else 1)
 
