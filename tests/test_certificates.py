@@ -430,3 +430,21 @@ async def test_whose_certificate_the_server_has(names: tuple[str, ...], trusted:
         with pytest.raises(Unfetched, match="ClientConnectorCertificateError"):
             await fetched(aws.amazon, CERTIFICATE)
         assert aws.asked == []
+
+
+async def test_whatever_goes_wrong_is_not_tried_at_once_again(aws: Aws) -> None:
+    """Not even a mistake of ours keeps a row asking for its certificate without an end."""
+
+    class Broken(LeadsHere):
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[ResolveResult]:
+            self.asked.append(host)
+            raise RuntimeError
+
+    resolver = Broken(0)
+    amazon = Amazon(resolver=resolver)
+    for _ in range(3):
+        with pytest.raises(Unfetched, match="RuntimeError"):
+            await fetched(amazon, CERTIFICATE)
+    assert resolver.asked == [HOST]

@@ -12,12 +12,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from chassis.logs import get_logger
 from protocol import keys
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractResolver
 
 T = TypeVar("T")
+log = get_logger()
 
 FETCH_SECONDS_MAX = 5.0
 FETCHES_MAX = 4  # at once: topics of so many regions at a start; a burden to nobody
@@ -90,6 +92,10 @@ class Amazon:
                 what, until = await come(url)
         except Unfetched as why:
             remember(self._failed, url, (str(why), self._clock() + ANEW_SECONDS), FAILED_MAX)
+        except Exception as error:
+            # Whatever it was: who waits would else ask again and again.
+            log.exception("amazon.failed", url=url)
+            remember(self._failed, url, (type(error).__name__, self._clock() + ANEW_SECONDS), FAILED_MAX)
         else:
             remember(self._kept, url, (what, max(until, self._clock() + ANEW_SECONDS)), KEPT_MAX)
         finally:

@@ -16,6 +16,7 @@ from protocol.verdict import Case, UnverifiedError
 
 # AWS's own rule (aws/aws-js-sns-message-validator, index.js).
 HOST = re.compile(r"sns\.[a-zA-Z0-9-]{3,}\.amazonaws\.com(\.cn)?")
+CERTIFICATE = re.compile(r"https://[a-z0-9.-]+/[A-Za-z0-9_-]+\.pem")
 URL_CHARACTERS_MAX = 2048
 URL_SAFE = re.compile(r"[!-~]+")
 SIGNED = ("Message", "MessageId", "Subject", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
@@ -114,16 +115,21 @@ def moment(text: str) -> float:
 
 
 def certificate_url(request: Request) -> str | None:
-    """The certificate's URL, where it may be fetched from: https, a host of Amazon's SNS, a .pem file; else None."""
-    return _amazons(request, "SigningCertURL", ".pem")
+    """The certificate's URL, where it may be fetched from: https, a host of Amazon's SNS, a .pem file; else None.
+
+    In one writing alone: with a query, a dot in its path or other letters in its host one certificate would be fetched
+    by any number of names.
+    """
+    url = _amazons(request, "SigningCertURL")
+    return url if url is not None and CERTIFICATE.fullmatch(url) else None
 
 
 def subscribe_url(request: Request) -> str | None:
     """The URL whose fetching confirms the subscription, if it is SNS's own; else None."""
-    return _amazons(request, "SubscribeURL", "")
+    return _amazons(request, "SubscribeURL")
 
 
-def _amazons(request: Request, name: str, ending: str) -> str | None:
+def _amazons(request: Request, name: str) -> str | None:
     document = json_of(request)
     url = document.get(name) if isinstance(document, dict) else None
     if not isinstance(url, str) or len(url) > URL_CHARACTERS_MAX or not URL_SAFE.fullmatch(url) or "\\" in url:
@@ -133,6 +139,6 @@ def _amazons(request: Request, name: str, ending: str) -> str | None:
     except ValueError:
         return None
     # The whole of netloc: neither a user before the host nor a port behind it.
-    if parts.scheme != "https" or not HOST.fullmatch(parts.netloc) or not parts.path.endswith(ending):
+    if parts.scheme != "https" or not HOST.fullmatch(parts.netloc):
         return None
     return url
