@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -236,3 +237,21 @@ def test_a_form_has_a_thousand_fields_at_most() -> None:
     assert len(content.form("&".join(fields[:1000]).encode())) == 1000
     with pytest.raises(ValueError, match=r"fields"):
         content.form("&".join(fields).encode())
+
+
+@given(
+    begins=st.sampled_from([*content.UTF_8, b"", b"{", b"\xef\xbb\xbf{"]),
+    rest=st.binary() | st.from_type(dict[str, str | float | None]).map(lambda value: json.dumps(value)[2:].encode()),
+    encoding=st.sampled_from(["utf-8", "utf-16-le", "utf-16", "utf-32-be"]),
+)
+def test_json_is_what_python_takes_for_it(begins: bytes, rest: bytes, encoding: str) -> None:
+    """However its bytes begin: the same value, or a ValueError in both."""
+    body = (begins + rest).decode("latin-1").encode(encoding)
+
+    def read(parse: Callable[[bytes], object]) -> object:
+        try:
+            return parse(body)
+        except ValueError:
+            return ValueError
+
+    assert repr(read(content.parse_json)) == repr(read(json.loads))
