@@ -27,7 +27,9 @@ types: .venv/installed-dev
 
 # The whole suite on the embedded server, with coverage; and what a server may answer differently on Debian's
 # PostgreSQL 15 too, where it is installed. Tests wait as much as they reckon: five at once suit two processors.
+# They start processes by the hundred: where byte code is not to be kept, each would compile all of hookd anew.
 DEBIAN = /usr/lib/postgresql/15/bin/postgres
+tests: export PYTHONDONTWRITEBYTECODE =
 tests: .venv/installed-dev
 	@if [ ! -x $(DEBIAN) ] && [ "$$CI" = true ]; then echo "PostgreSQL 15 is missing: apt-get install postgresql-15"; exit 1; fi
 	@[ -x $(DEBIAN) ] || echo "PostgreSQL 15 is not installed: the tests on Debian's server are left out"

@@ -1,8 +1,8 @@
-"""A process that has imported every command, and forks one for each line it reads: half a second less for each.
+"""A process that has imported every command, and forks one for each that is asked for: half a second less for each.
 
-A line is JSON: arguments, folder, environment, the files for both outputs, and another program where it is not the
-command. Two lines answer it: the process's number, and how it ended. All else is as in a process of its own, which the
-child is.
+What is asked comes through a socket: arguments, folder, environment, and another program where it is not the command, in
+JSON; with it the ends of pipes or files for both outputs and for what is told of it, the process's number and how it
+ended, a line each. All else is as in a process of its own, which the child is.
 """
 
 import contextlib
@@ -10,53 +10,36 @@ import gc
 import importlib
 import json
 import os
+import select
+import socket
 import sys
 
 from hookd import cli
 
 # Asked for by commands when they run.
 LATER = ("asyncpg", "cryptography.fernet", "ingest.server", "migrations.upgrade", "processor.daemon", "rich.table")
+BYTES_MAX = 1 << 17
 
 
-def serve() -> dict[str, object] | None:
-    """Until nobody writes any more; in a child what was asked, which it then is."""
-    for line in sys.stdin:
-        asked: dict[str, object] = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            become(asked)
-            return asked
-        answer(pid)
-        _, status = os.waitpid(pid, 0)
-        answer(os.waitstatus_to_exitcode(status))
-    return None
-
-
-def answer(number: int) -> None:
-    sys.stdout.write(f"{number}\n")
-    sys.stdout.flush()
-
-
-def become(asked: dict[str, object]) -> None:
-    os.chdir(str(asked["folder"]))
-    os.environ.clear()
-    os.environ.update(asked["environment"])  # type: ignore[call-overload]
-    sys.argv = ["hookd", *asked["arguments"]]  # type: ignore[misc]
-    inputs = os.open(os.devnull, os.O_RDONLY)
-    outputs = [os.open(str(asked[name]), os.O_WRONLY | os.O_APPEND) for name in ("out", "err")]
-    for target, source in enumerate((inputs, *outputs)):
-        os.dup2(source, target)
-        os.close(source)
-    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-
-
-if __name__ == "__main__":
-    for name in (*LATER, *(f"hookd.commands.{command}" for command in cli.COMMANDS)):
-        with contextlib.suppress(ModuleNotFoundError):
-            importlib.import_module(name)
-    gc.freeze()  # else each child would look through all of it as it ends
-    if (asked := serve()) is not None:
-        if "program" in asked:
-            exec(str(asked["program"]), {"__name__": "__main__"})
-        else:
-            cli.main()
+def serve(door: socket.socket) -> dict[str, object] | None:
+    """Until nobody asks any more; in a child what was asked, which it then is."""
+    living: dict[int, tuple[int, int]] = {}  # by what becomes readable as it ends: its number, and who is told
+    while True:
+        for ready in select.select([door.fileno(), *living], [], [])[0]:
+            if ready in living:
+                bury(ready, *living.pop(ready))
+                continue
+            said, (*outputs, told), _, _ = socket.recv_fds(door, BYTES_MAX, 3) if opened(door) else (b"", (-1,), 0, 0)
+            if not said:
+                return None
+            pid = os.fork()
+            if pid == 0:
+                asked: dict[str, object] = json.loads(said)
+                for each in (door.detach(), told, *living, *(other for _, other in living.values())):
+                    os.close(each)
+                become(asked, outputs)
+                return asked
+            for each in outputs:
+                os.close(each)
+            tell(told, pid)
+            living[os.pidfd_open(pid)] = (pid, told)

@@ -41,7 +41,6 @@ class Files:
 @case(
     "A receiver's certificate is replaced under load (SIGHUP), five times, once by a broken one",
     caught=("take-any-certificate", "closed-while-reading"),
-    is_short=True,
 )
 async def tls_certificate_changed_under_load(scene: Scene) -> None:
     files = Files(scene)

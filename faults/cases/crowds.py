@@ -141,7 +141,6 @@ async def many_connections(scene: Scene) -> None:
 @case(
     "600 senders leave, half of them in the middle of their bodies, half before their answers",
     caught=("store-what-was-cut", "forget-who-left"),
-    is_short=True,
 )
 async def crowd_leaves(scene: Scene) -> None:
     whole = [body_of(number, UPLOAD) for number in range(300)]

@@ -15,15 +15,18 @@ from rig.processes import free_port
 async def worker_killed(scene: Scene) -> None:
     async with scene.ingest("--workers", "2") as receiver:
         await receiver.logged("ingest.listening", 2)
-        load = await scene.load(receiver)
-        async with load.running():
-            for number in range(3):
+        url = await url_of(receiver)
+        for number in range(3):
+            load = load_on(scene, url, source=f"load-{number}", pause_seconds=0)
+            async with load.running():
                 await load.more(200)
                 kill(workers_of(receiver)[0])
-                await receiver.logged("ingest.listening", 3 + number)
+                await load.more(50)  # the other one serves meanwhile
+            await receiver.logged("ingest.listening", 3 + number)
+        async with load_on(scene, url, source="load-after").running() as load:
             await load.more(200)
         assert await receiver.stop() == 0, "the supervisor did not exit with 0"
-    scene.note("POSTs cut", load.cut)
+    scene.note("POSTs cut", sum(load.cut for load in scene.loads))
     await scene.settle_all()
 
 

@@ -18,7 +18,6 @@ COPY_DONE = b"c\0\0\0\4"  # CopyDone of PostgreSQL's protocol: what follows is t
 @case(
     "every backend of hookd's is terminated, every quarter of a second, twenty times",
     caught=("never-connect-again",),
-    is_short=True,
 )
 async def backends_terminated(scene: Scene) -> None:
     slow_handlers(scene, 0.3)

@@ -17,7 +17,6 @@ ANY = "SELECT count(*) FROM hookd.events"
 @case(
     "requests of all kinds that must be refused with a 4xx, among good ones",
     caught=("store-4xx", "no-body-limit"),
-    is_short=True,
 )
 async def refused_is_not_stored(scene: Scene) -> None:
     async with patient(scene, body_bytes_max=str(4 * KIB)) as receiver:

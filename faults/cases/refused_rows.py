@@ -11,7 +11,6 @@ from rig.server import on
 @case(
     "PostgreSQL refuses some rows of the batches they travel in",
     caught=("refuse-whole-batches", "forget-what-was-answered"),
-    is_short=True,
 )
 async def refused_row_in_copy(scene: Scene) -> None:
     await on(
