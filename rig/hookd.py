@@ -5,14 +5,31 @@ import json
 import os
 import signal
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio import StreamReader
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_SECONDS = 30
+
+
+class Process(Protocol):
+    """What asyncio tells of a process that it started."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    @property
+    def stdout(self) -> StreamReader | None: ...
+    @property
+    def stderr(self) -> StreamReader | None: ...
+    def send_signal(self, signal: int) -> None: ...
+    def terminate(self) -> None: ...
+    async def wait(self) -> int: ...
 
 
 class Hookd:
@@ -68,12 +85,24 @@ async def hookd(
     **settings: str,
 ) -> AsyncIterator[Hookd]:
     """Run `hookd *arguments`; `settings` without their prefix. Killed at the end, if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", *module, *arguments,
+        cwd=cwd, env=surroundings(environment, settings), stdout=PIPE, stderr=PIPE,
+    )  # fmt: skip
+    async with running(process) as hookd:
+        yield hookd
+
+
+def surroundings(environment: Mapping[str, str] | None, settings: Mapping[str, str]) -> dict[str, str]:
+    """Our environment, without the settings of a hookd that lives on this machine, and with these."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("HOOKD_")}
     ours |= {"HOOKD_METRICS_PORT": "0", "PYTHONPATH": str(ROOT), **(environment or {})}
-    ours |= {f"HOOKD_{name.upper()}": value for name, value in settings.items()}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", *module, *arguments, cwd=cwd, env=ours, stdout=PIPE, stderr=PIPE
-    )  # fmt: skip
+    return ours | {f"HOOKD_{name.upper()}": value for name, value in settings.items()}
+
+
+@asynccontextmanager
+async def running(process: Process) -> AsyncIterator[Hookd]:
+    """That process, killed at the end, if it still runs."""
     running = Hookd(process)
     try:
         yield running

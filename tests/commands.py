@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import orjson
 
@@ -59,10 +61,9 @@ class Hookd:
     def _run(self, what: Mapping[str, object], into: Path | None = None) -> Ran:
         with tempfile.TemporaryDirectory() as name:
             out, err = into or Path(name) / "out", Path(name) / "err"
-            for file in (out, err):
-                file.touch()
-            where = {"folder": str(self.folder), "environment": self.environment(), "out": str(out), "err": str(err)}
-            code = nursery().run({**what, **where})
+            where = {"folder": str(self.folder), "environment": self.environment()}
+            with out.open("a") as outs, err.open("a") as errs:
+                code = nursery().run({**what, **where}, outs.fileno(), errs.fileno())
             return Ran(code, "" if into else out.read_text(), err.read_text())
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -105,37 +106,44 @@ class Hookd:
         return {**os.environ, "HOOKD_METRICS_PORT": "0", **self.settings}
 
 
-# Whoever asks for the first command: its nursery serves all others too, those whose lines are counted among them.
-MEASURING = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
-
-
 class Nursery:
     """Where commands are born that have all their imports already (see tests/nursery.py)."""
 
     def __init__(self) -> None:
-        # Its standard error is ours. It ends when this process does, for nobody writes to it any more.
-        command = (sys.executable, "-P", "-m", "tests.nursery")
+        # Its standard error is ours. It ends when this process does, for nobody can ask it any more.
+        self._door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = (sys.executable, "-P", "-m", "tests.nursery", str(theirs.fileno()))
         path = {"PYTHONPATH": str(Path(__file__).parents[1])}
-        self._process = subprocess.Popen(
-            command, env=os.environ | path | MEASURING, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        with theirs:
+            self._process = subprocess.Popen(
+                command, env=os.environ | path, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)
+            )
 
-    def run(self, asked: Mapping[str, object]) -> int:
+    def bear(self, asked: Mapping[str, object], out: int, err: int) -> IO[str]:
+        """Two lines to be read: its number, and its exit code once it has ended."""
+        told, tells = os.pipe()
+        socket.send_fds(self._door, [json.dumps(asked).encode()], [out, err, tells])
+        os.close(tells)
+        return os.fdopen(told)
+
+    def run(self, asked: Mapping[str, object], out: int, err: int) -> int:
         """Its exit code. Raises TimeoutError."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        pid = int(self._process.stdout.readline())
-        if not select.select([self._process.stdout], [], [], SECONDS_MAX)[0]:
-            os.kill(pid, signal.SIGKILL)
-            self._process.stdout.readline()
-            raise TimeoutError(f"{asked['arguments']} took longer than {SECONDS_MAX} s")
-        return int(self._process.stdout.readline())
+        with self.bear(asked, out, err) as told:
+            pid = int(told.readline())
+            if not select.select([told], [], [], SECONDS_MAX)[0]:
+                os.kill(pid, signal.SIGKILL)
+                told.readline()
+                raise TimeoutError(f"{asked['arguments']} took longer than {SECONDS_MAX} s")
+            return int(told.readline())
+
+
+def nursery() -> Nursery:
+    """One for those whose lines are counted, and one for all others."""
+    return _nursery(any(name.startswith("COVERAGE_") for name in os.environ))
 
 
 @cache
-def nursery() -> Nursery:
+def _nursery(_is_measured: bool) -> Nursery:
     return Nursery()
 
 

@@ -1,8 +1,8 @@
 """A process that has imported every command, and forks one for each that is asked for: half a second less for each.
 
-What is asked comes through a socket: arguments, folder, environment, and another program where it is not the command, in
-JSON; with it the ends of pipes or files for both outputs and for what is told of it, the process's number and how it
-ended, a line each. All else is as in a process of its own, which the child is.
+What is asked comes through a socket: arguments, folder, environment, and another program where it is not the command,
+in JSON; with it files for both outputs, and one where two lines are told: the process's number, and how it ended. All
+else is as in a process of its own, which the child is.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import sys
+from collections.abc import Sequence
 
 from hookd import cli
 
@@ -21,25 +22,69 @@ LATER = ("asyncpg", "cryptography.fernet", "ingest.server", "migrations.upgrade"
 BYTES_MAX = 1 << 17
 
 
-def serve(door: socket.socket) -> dict[str, object] | None:
-    """Until nobody asks any more; in a child what was asked, which it then is."""
-    living: dict[int, tuple[int, int]] = {}  # by what becomes readable as it ends: its number, and who is told
+def serve(door: int) -> dict[str, object] | None:
+    """Until nobody can ask any more; in a child what was asked, which it then is."""
+    living: dict[int, tuple[int, int]] = {}  # what is readable when it has ended: its number, and where that is told
     while True:
-        for ready in select.select([door.fileno(), *living], [], [])[0]:
-            if ready in living:
-                bury(ready, *living.pop(ready))
+        for each in select.select([door, *living], [], [])[0]:
+            if each != door:
+                bury(each, *living.pop(each))
                 continue
-            said, (*outputs, told), _, _ = socket.recv_fds(door, BYTES_MAX, 3) if opened(door) else (b"", (-1,), 0, 0)
+            said, files = heard(door)
             if not said:
                 return None
             pid = os.fork()
             if pid == 0:
+                close(door, files.pop(), *living, *(told for _, told in living.values()))
                 asked: dict[str, object] = json.loads(said)
-                for each in (door.detach(), told, *living, *(other for _, other in living.values())):
-                    os.close(each)
-                become(asked, outputs)
+                become(asked, files)
                 return asked
-            for each in outputs:
-                os.close(each)
-            tell(told, pid)
-            living[os.pidfd_open(pid)] = (pid, told)
+            tell(files[-1], pid)
+            living[os.pidfd_open(pid)] = (pid, files.pop())
+            close(*files)
+
+
+def heard(door: int) -> tuple[bytes, list[int]]:
+    with socket.socket(fileno=os.dup(door)) as asking:
+        said, files, _, _ = socket.recv_fds(asking, BYTES_MAX, 3)
+    return said, files
+
+
+def bury(ended: int, pid: int, told: int) -> None:
+    _, status = os.waitpid(pid, 0)
+    tell(told, os.waitstatus_to_exitcode(status))
+    close(ended, told)
+
+
+def tell(told: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+        os.write(told, f"{number}\n".encode())
+
+
+def close(*files: int) -> None:
+    for each in files:
+        os.close(each)
+
+
+def become(asked: dict[str, object], files: Sequence[int]) -> None:
+    os.chdir(str(asked["folder"]))
+    os.environ.clear()
+    os.environ.update(asked["environment"])  # type: ignore[call-overload]
+    sys.argv = ["hookd", *asked["arguments"]]  # type: ignore[misc]
+    inputs = os.open(os.devnull, os.O_RDONLY)
+    for target, source in enumerate((inputs, *files)):
+        os.dup2(source, target)
+        os.close(source)
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+
+
+if __name__ == "__main__":
+    for name in (*LATER, *(f"hookd.commands.{command}" for command in cli.COMMANDS)):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
+    gc.freeze()  # else each child would look through all of it as it ends
+    if (asked := serve(int(sys.argv[1]))) is not None:
+        if "program" in asked:
+            exec(str(asked["program"]), {"__name__": "__main__"})
+        else:
+            cli.main()

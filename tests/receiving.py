@@ -28,10 +28,12 @@ from ingest.replying import Make
 from ingest.server import serve
 from ingest.settings import IngestSettings
 from rig.hookd import Hookd, hookd
+from tests import born
 from tests.databases import execute
 from tests.registering import SECRET_KEY
 
 PATIENCE_SECONDS = 20.0  # far more than anything here takes: a test that hangs shall fail
+LOOKS_SECONDS = 0.02  # between two looks at what tells nobody: who looks all the time takes the machine from it
 BACK_SECONDS = 5.0  # a receiver works again so soon after its database does
 KIB, MIB = 1024, 1024 * 1024
 
@@ -344,12 +346,21 @@ class Remote(Receiver):
 
 @asynccontextmanager
 async def hookd_ingest(
-    database_url: str, workers: int = 1, *, tls: ssl.SSLContext | None = None, **settings: object
+    database_url: str,
+    workers: int = 1,
+    *,
+    tls: ssl.SSLContext | None = None,
+    is_bare: bool = False,
+    **settings: object,
 ) -> AsyncIterator[Remote]:
-    """A receiver as a user starts it, ready to be sent to; killed at the end, should it still run."""
+    """A receiver as a user starts it, ready to be sent to; killed at the end, should it still run.
+
+    `is_bare`: it has imported nothing but what it uses, for whoever looks at its memory.
+    """
     given = {name: str(value) for name, value in {"unknown_sources": "store", **settings}.items()}
     command = ("ingest", "--port", "0", "--workers", str(workers))
-    async with hookd(*command, cwd=None, environment=None, database_url=database_url, **given) as process:
+    start = hookd if is_bare else born.hookd
+    async with start(*command, cwd=None, environment=None, database_url=database_url, **given) as process:
         listening = await process.logged("ingest.listening", workers)
         remote = Remote(int(listening["url"].rpartition(":")[2]), tls=tls, hookd=process)
         try:
@@ -466,8 +477,8 @@ async def locked(connection: Connection) -> AsyncIterator[None]:
 async def in_time(check: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], seconds: float) -> T:
     """What the check says once it is as wanted. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
-        while not wanted(result := await check()):
-            pass
+        while not wanted(result := await check()):  # noqa: ASYNC110 - it may be anything, which tells nobody
+            await asyncio.sleep(LOOKS_SECONDS)
     return result
 
 

@@ -37,7 +37,8 @@ from chassis.supervisor import HOOKD, Supervisor
 from hookd.cli import hookd as command_line
 from hookd.configuration import GROUPS
 from ingest.settings import IngestSettings
-from rig.hookd import PATIENCE_SECONDS, Hookd, hookd
+from rig.hookd import PATIENCE_SECONDS, Hookd
+from tests.born import hookd
 from tests.needs import needs
 
 pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]

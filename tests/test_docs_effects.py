@@ -9,7 +9,7 @@ import pytest
 
 from chassis.database import Connection
 from processor.settings import ProcessorSettings
-from rig.hookd import hookd
+from tests.born import hookd
 from tests.factories import an_event, row_of
 
 pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]

@@ -19,7 +19,7 @@ from chassis.database import Connection, Database
 from processor.effects.store import ENDED_ITSELF, LOST_CONNECTION, WENT_ON
 from processor.handling.declare import Declaration
 from processor.handling.handler import WrongHandlers, handler_of
-from rig.hookd import hookd
+from tests.born import hookd
 from tests.databases import execute
 from tests.factories import an_event, counts, events, row_of
 from tests.processing import Gate, Watch, a_handler, an_app, processing
@@ -336,10 +336,10 @@ async def test_a_commit_whose_outcome_is_unknown(database: Database, connection:
         async with processing(database, write, lease_seconds=3.0) as parts:
             await watch.until("held_by IS NOT NULL")
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not (pids := await connection.fetchval(HANDLERS_PIDS)):
-                    pass
-                while not await connection.fetchval(COMMITTING, pids):
-                    pass
+                while not (pids := await connection.fetchval(HANDLERS_PIDS)):  # noqa: ASYNC110 - the server tells nobody
+                    await asyncio.sleep(0.01)
+                while not await connection.fetchval(COMMITTING, pids):  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.01)
             await connection.execute("UPDATE public.slow SET is_so = false")
             await connection.execute("SELECT pg_terminate_backend($1)", pids[0])
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -719,8 +719,8 @@ async def test_processors_that_are_killed(
             processor.kill()
             await processor.ended()
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while await connection.fetchval(HANDLERS_PIDS):  # the server is still to notice
-                pass
+            while await connection.fetchval(HANDLERS_PIDS):  # noqa: ASYNC110 - the server is still to notice
+                await asyncio.sleep(0.01)
         processed = await connection.fetch("SELECT id FROM hookd.events WHERE status = 'processed'")
         assert sorted(await written(connection)) == sorted(row["id"] for row in processed)
     assert await connection.fetchval("SELECT count(*) FROM hookd.events WHERE status = 'new' AND attempts > 0") > 0
@@ -840,8 +840,9 @@ async def test_a_suspect_without_a_connection_to_be_had(
 
 async def has_left(connection: Connection, pid: int) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while await connection.fetchval("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid):
-            pass
+        backend = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)"
+        while await connection.fetchval(backend, pid):  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
 
 
 # Which handlers those are

@@ -220,7 +220,7 @@ async def test_unfinished_heads_cost_little(
     """A thousand senders with heads without end are cut off; one below the limit costs a few times its bytes."""
     raise_open_files_limit()
     parts = cut(a_head_of(size, lines)[:-2], range(0, size, 32 * KIB))
-    async with hookd_ingest(database_url) as receiver:
+    async with hookd_ingest(database_url, is_bare=True) as receiver:
         pid = receiver.hookd.process.pid
         before = memory_kib(pid)
         for sender in [await receiver.sender() for _ in range(senders)]:
@@ -233,7 +233,7 @@ async def test_unfinished_heads_cost_little(
 @reads_memory
 async def test_an_upload_without_end_costs_no_memory(database_url: str, connection: Connection) -> None:
     """300 MB in chunks against a limit of 1 MiB: refused, and the process stays as small as it was."""
-    async with hookd_ingest(database_url, body_bytes_max=MIB) as receiver:
+    async with hookd_ingest(database_url, is_bare=True, body_bytes_max=MIB) as receiver:
         pid = receiver.hookd.process.pid
         before = memory_kib(pid)
         sender = await receiver.sender()

@@ -13,8 +13,9 @@ import pytest
 
 from chassis.database import Connection
 from processor.schedule import Schedule
-from rig.hookd import PATIENCE_SECONDS, Hookd, hookd
+from rig.hookd import PATIENCE_SECONDS, Hookd
 from tests import commands
+from tests.born import hookd
 from tests.databases import execute
 from tests.factories import an_event, at, events, row_of
 from tests.processing import Watch, an_app

@@ -16,7 +16,7 @@ import pytest
 import hookd as api
 from chassis.database import Connection, Database, DatabaseError, Unavailable
 from processor.store import Store
-from rig.hookd import hookd
+from tests.born import hookd
 from tests.factories import an_attempt, an_event, at, counts, events, row_of
 from tests.processing import Gate, Watch, an_app, processing
 from tests.registering import a_delivery, a_source

@@ -16,8 +16,9 @@ import pytest
 from chassis.database import Connection, Database
 from chassis.embedded import Embedded
 from migrations.upgrade import upgrade
-from rig.hookd import Hookd, hookd
+from rig.hookd import Hookd
 from rig.load import Load
+from tests.born import hookd
 from tests.factories import events
 from tests.processing import Handled, Watch, processing
 from tests.receiving import Proxy, hookd_ingest

@@ -9,7 +9,7 @@ from chassis.database import Connection, Database
 from chassis.vault import Vault
 from processor.sifting.registry import UNREGISTERED, Registry, Unjudgeable
 from processor.store import Store
-from rig.hookd import hookd
+from tests.born import hookd
 from tests.factories import row_of
 from tests.processing import Gate, Watch, an_app, parts_of, processing
 from tests.registering import VAULT, a_delivery, a_source, change_secret

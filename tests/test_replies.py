@@ -20,7 +20,7 @@ from ingest.settings import IngestSettings
 from processor.handling.event import Event
 from protocol.request import Request
 from protocol.samples import Fault
-from rig.hookd import hookd as hookd_process
+from tests.born import hookd as hookd_process
 from tests.databases import execute
 from tests.factories import counts
 from tests.processing import Gate, Watch, a_handler, an_app, processing

@@ -372,7 +372,7 @@ async def test_cryptography_is_loaded_with_the_first_secret(database_url: str, c
 
     await register(connection, "plain")
     await register(connection, "github", "github", "secret", mode="deferred")
-    async with hookd_ingest(database_url, secret_key=OTHER_KEY) as receiver:
+    async with hookd_ingest(database_url, is_bare=True, secret_key=OTHER_KEY) as receiver:
         assert (await receiver.post("/github")).status == 200
         assert not is_loaded()
         await register(connection, "shop", "token", "secret", mode="edge", vault=WRONG)

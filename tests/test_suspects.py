@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 import hookd as api
 from chassis.database import Connection, Database
 from processor.outcome import DIED
-from rig.hookd import hookd
+from tests.born import hookd
 from tests.factories import an_event, counts, events, row_of
 from tests.processing import Gate, Watch, a_handler, an_app, processing
 

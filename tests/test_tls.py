@@ -22,8 +22,9 @@ from structlog.testing import capture_logs
 
 from chassis.database import Connection
 from chassis.tls import Identity
-from rig.hookd import ROOT, hookd
+from rig.hookd import ROOT
 from rig.load import Load
+from tests.born import hookd
 from tests.certifying import Pair, a_pair
 from tests.commands import Hookd
 from tests.receiving import (

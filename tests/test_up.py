@@ -25,6 +25,7 @@ from tests.commands import Hookd
 pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]  # hookd up brings its own server
 
 PATIENCE_SECONDS = 60.0
+LOOKS_SECONDS = 0.1  # between two looks: each is a command that is run, or at every process there is
 AN_APP = """
 import asyncio
 import hookd
@@ -145,6 +146,7 @@ def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline
+        time.sleep(LOOKS_SECONDS)
 
 
 def processed(hookd: Hookd) -> list[dict[str, object]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rig.hookd import Hookd as Process
-from rig.hookd import hookd
+from tests.born import hookd
 from tests.commands import Hookd, Ran
 from tests.processing import an_app
 from tests.receiving import Remote, hookd_ingest
