@@ -44,7 +44,8 @@ class Born:
     @classmethod
     async def of(cls, asked: Mapping[str, Any]) -> "Born":
         (out, outs), (err, errs) = os.pipe(), os.pipe()
-        told = nursery().bear(asked, outs, errs)
+        with open(os.devnull) as nothing:  # noqa: ASYNC230 - it is there at once
+            told = nursery().bear(asked, nothing.fileno(), outs, errs)
         os.close(outs)
         os.close(errs)
         read = [await _reading(file) for file in (told, os.fdopen(out), os.fdopen(err))]

@@ -62,8 +62,8 @@ class Hookd:
         with tempfile.TemporaryDirectory() as name:
             out, err = into or Path(name) / "out", Path(name) / "err"
             where = {"folder": str(self.folder), "environment": self.environment()}
-            with out.open("a") as outs, err.open("a") as errs:
-                code = nursery().run({**what, **where}, outs.fileno(), errs.fileno())
+            with open(os.devnull) as nothing, out.open("a") as outs, err.open("a") as errs:
+                code = nursery().run({**what, **where}, nothing.fileno(), outs.fileno(), errs.fileno())
             return Ran(code, "" if into else out.read_text(), err.read_text())
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -80,27 +80,33 @@ class Hookd:
 
     def on_terminal(self, *arguments: str, width: int = 160) -> Ran:
         """Run one to its end on a terminal; what it wrote there, both streams together."""
-        child, terminal = self.start_on_terminal(*arguments, width=width)
-        written = b"".join(iter(lambda: read(terminal), b""))
-        os.close(terminal)
-        return Ran(child.wait(SECONDS_MAX), written.decode(), "")
+        ours, theirs = a_terminal(width)
+        where = {"folder": str(self.folder), "environment": self._on_terminal()}
+        with nursery().bear({"arguments": arguments, **where}, theirs, theirs, theirs) as told:
+            os.close(theirs)
+            written = b"".join(iter(lambda: read(ours), b""))
+            os.close(ours)
+            _, code = told.read().split()
+        return Ran(int(code), written.decode(), "")
 
     def start_on_terminal(self, *arguments: str, width: int = 160) -> tuple[subprocess.Popen[bytes], int]:
         """Start one on a terminal; the process, and our end of the terminal."""
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
-        # COLUMNS, which a test runner may set, would count for more than the terminal's own word.
-        known = {name: value for name, value in self.environment().items() if name != "COLUMNS"}
+        ours, theirs = a_terminal(width)
         child = subprocess.Popen(
             [*HOOKD, *arguments],
             cwd=self.folder,
-            env=known | {"TERM": "xterm-256color"},
+            env=self._on_terminal(),
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
         )
         os.close(theirs)
         return child, ours
+
+    def _on_terminal(self) -> dict[str, str]:
+        # COLUMNS, which a test runner may set, would count for more than the terminal's own word.
+        known = {name: value for name, value in self.environment().items() if name != "COLUMNS"}
+        return known | {"TERM": "xterm-256color"}
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "HOOKD_METRICS_PORT": "0", **self.settings}
@@ -119,16 +125,16 @@ class Nursery:
                 command, env=os.environ | path, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)
             )
 
-    def bear(self, asked: Mapping[str, object], out: int, err: int) -> IO[str]:
-        """Two lines to be read: its number, and its exit code once it has ended."""
+    def bear(self, asked: Mapping[str, object], *files: int) -> IO[str]:
+        """Two lines to be read: its number, and its exit code. `files`: for its input and both outputs."""
         told, tells = os.pipe()
-        socket.send_fds(self._door, [json.dumps(asked).encode()], [out, err, tells])
+        socket.send_fds(self._door, [json.dumps(asked).encode()], [*files, tells])
         os.close(tells)
         return os.fdopen(told)
 
-    def run(self, asked: Mapping[str, object], out: int, err: int) -> int:
+    def run(self, asked: Mapping[str, object], *files: int) -> int:
         """Its exit code. Raises TimeoutError."""
-        with self.bear(asked, out, err) as told:
+        with self.bear(asked, *files) as told:
             pid = int(told.readline())
             if not select.select([told], [], [], SECONDS_MAX)[0]:
                 os.kill(pid, signal.SIGKILL)
@@ -145,6 +151,13 @@ def nursery() -> Nursery:
 @cache
 def _nursery(_is_measured: bool) -> Nursery:
     return Nursery()
+
+
+def a_terminal(width: int) -> tuple[int, int]:
+    """Our end of it, and a command's."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    return ours, theirs
 
 
 def read(terminal: int) -> bytes:

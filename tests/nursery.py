@@ -1,8 +1,8 @@
 """A process that has imported every command, and forks one for each that is asked for: half a second less for each.
 
 What is asked comes through a socket: arguments, folder, environment, and another program where it is not the command,
-in JSON; with it files for both outputs, and one where two lines are told: the process's number, and how it ended. All
-else is as in a process of its own, which the child is.
+in JSON; with it files for its input and both outputs, and one where two lines are told: the process's number, and how
+it ended. All else is as in a process of its own, which the child is.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ def serve(door: int) -> dict[str, object] | None:
 
 def heard(door: int) -> tuple[bytes, list[int]]:
     with socket.socket(fileno=os.dup(door)) as asking:
-        said, files, _, _ = socket.recv_fds(asking, BYTES_MAX, 3)
+        said, files, _, _ = socket.recv_fds(asking, BYTES_MAX, 4)
     return said, files
 
 
@@ -71,8 +71,7 @@ def become(asked: dict[str, object], files: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])  # type: ignore[call-overload]
     sys.argv = ["hookd", *asked["arguments"]]  # type: ignore[misc]
-    inputs = os.open(os.devnull, os.O_RDONLY)
-    for target, source in enumerate((inputs, *files)):
+    for target, source in enumerate(files):
         os.dup2(source, target)
         os.close(source)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)

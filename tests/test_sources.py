@@ -551,12 +551,10 @@ async def test_of_changes_at_once_none_is_halved(hookd: Hookd, connection: Conne
     """Two commands that change different things of one source at the same time both have their way."""
     await a_source(hookd)
     for mode, window in (("edge", "1d"), ("monitor", "2d"), ("deferred", "3d")):
-        both = [
-            hookd.start(*f"sources edit github {change}".split()) for change in (f"--mode {mode}", f"--window {window}")
-        ]
-        for process in both:
-            _, err = await asyncio.to_thread(process.communicate, timeout=SECONDS_MAX)
-            assert process.returncode == 0, err
+        changes = (f"--mode {mode}", f"--window {window}")
+        words = [f"sources edit github {change}".split() for change in changes]
+        both = await asyncio.gather(*(asyncio.to_thread(hookd, *each) for each in words))
+        assert [ran.code for ran in both] == [0, 0], both
         found = await row(connection)
         assert (found["mode"], found["window_seconds"]) == (mode, int(window[0]) * 86_400)
 

@@ -60,27 +60,35 @@ import sys
 from pathlib import Path
 from chassis.vault import Vault
 from cryptography.fernet import Fernet
-vault = Vault(None, Path(sys.argv[1]))
-print("ready", flush=True)
-sys.stdin.readline()
-print(vault.seal(b"secret"))
+for path in sys.argv[1:]:
+    vault = Vault(None, Path(path))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(vault.seal(b"secret"), flush=True)
 """
 
 
 async def test_two_that_make_the_key_at_once_make_one(file: Path) -> None:
     """Whoever seals first at the same moment, all use the key that stays in the file: none is lost."""
-    for number in range(3):
-        path = file.with_name(f"key{number}")
-        command = (sys.executable, "-P", "-c", SEAL, str(path))
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-        processes = [
-            await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env=environment) for _ in range(4)
-        ]
+    paths = [file.with_name(f"key{number}") for number in range(3)]
+    command = (sys.executable, "-P", "-c", SEAL, *map(str, paths))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    processes = [
+        await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env=environment) for _ in range(4)
+    ]
+
+    async def lines() -> list[str]:
+        """The next of each."""
+        outputs = [process.stdout for process in processes if process.stdout]
+        return [(await output.readline()).decode().strip() for output in outputs]
+
+    for path in paths:
+        assert await lines() == ["ready"] * 4
         for process in processes:
-            assert process.stdout is not None
-            await process.stdout.readline()
-        said = await asyncio.gather(*(process.communicate(b"\n") for process in processes))
-        assert [Vault(None, path).unseal(out.decode().strip()) for out, _ in said] == [b"secret"] * 4
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+        assert [Vault(None, path).unseal(sealed) for sealed in await lines()] == [b"secret"] * 4
+    assert await asyncio.gather(*(process.wait() for process in processes)) == [0] * 4
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
