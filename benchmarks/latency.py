@@ -113,6 +113,8 @@ async def both(bench: Bench, started: Path) -> AsyncIterator[tuple[int, str, Chi
 
 async def sent(bench: Bench, port: int, seconds: float) -> dict[str, tuple[int, int]]:
     """What the open-loop sender says: of each id when its POST was due, and when it was answered."""
+    if not seconds:
+        return {}
     command = (*PYTHON, "benchmarks.steady", str(port), str(RATE), str(seconds))
     lines = (line.split() for line in (await output_of(bench.folder, *command)).splitlines())
     return {event_id: (int(due), int(answered)) for event_id, due, answered in lines}

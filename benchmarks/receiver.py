@@ -149,7 +149,7 @@ async def check_ids(bench: Bench) -> tuple[int, int]:
     """How many ids a run under load was answered, and how many of them are not in the table byte for byte."""
     ids = bench.folder / "ids"
     async with serving(bench, OURS) as (_, port, url):
-        await wrk.post(bench.folder, port, connections=CONNECTIONS, seconds=bench.scale.warm_seconds, ids=ids)
+        await wrk.post(bench.folder, port, connections=CONNECTIONS, seconds=bench.scale.warm_seconds or 1, ids=ids)
         answered = read_ids(ids)
         async with connected(url) as connection:
             found = await connection.fetchval(

@@ -44,8 +44,10 @@ async def post(
 ) -> Load:
     """POST from one thread over `connections` for so long: the sample, or `bodies`, each named for its event, in turn.
 
-    `ids`: a file for the ids that were answered.
+    `ids`: a file for the ids that were answered. Nothing is sent for no time at all.
     """
+    if not seconds:
+        return Load(requests=0, seconds=1, refused=0, broken=0, p50_ms=0, p99_ms=0)
     if not bodies:
         body = folder / "body.json"
         body.write_bytes(sample.BODY)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.unmeasured
 ROOT = Path(__file__).parents[1]
 SECONDS_MAX = 180
 TINY = (
-    *("--quick", "--rounds", "1", "--seconds", "1", "--warm-seconds", "0.5", "--wal-segments", "2"),
+    *("--quick", "--rounds", "1", "--seconds", "1", "--warm-seconds", "0", "--wal-segments", "2"),
     *("--events", "600", "--backlog", "600", "--connections", "20"),
 )
 
