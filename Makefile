@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 APP ?=
+# Without byte code each of some hundred processes compiles all of hookd anew, and each worker rewrites every test.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: up test check lint types tests bench bench-gate faults faults-selftest fuzz format clean help
 

@@ -1,11 +1,13 @@
 """What most tests stand on: a real PostgreSQL, and in it a fresh, migrated database for each test."""
 
 import contextlib
+import importlib
 import itertools
 import os
+import pkgutil
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="embedded",
         help="the server that tests run on: the embedded one, Debian's PostgreSQL 15, or one after the other",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Coverage sees every module of ours being imported, and looks away while the tests are collected."""
+    if (coverage := Coverage.current()) is None:
+        return (yield)
+    for name in modules(coverage.get_option("run:source")):
+        importlib.import_module(name)
+    coverage.stop()
+    try:
+        return (yield)
+    finally:
+        coverage.start()
+
+
+def modules(packages: object) -> Iterator[str]:
+    """The names of their modules, but for those that do their work when they are imported."""
+    assert isinstance(packages, list)
+    for package in packages:
+        path = importlib.import_module(package).__path__
+        names = [found.name for found in pkgutil.walk_packages(path, f"{package}.")]
+        yield from (name for name in names if not name.endswith((".__main__", "migrations.env")))
 
 
 @pytest.hookimpl(trylast=True)
