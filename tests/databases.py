@@ -17,8 +17,16 @@ from migrations.upgrade import upgrade
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 MEMORY = Path("/dev/shm")
-MIGRATED = "migrated"
+MIGRATED, SHORT = "migrated", "short"
 ROOM_BYTES = 4 * 1024**3  # a server's log may take two of them
+
+LATER_DAYS = """
+DO $$ DECLARE name text; BEGIN
+    FOR name IN SELECT to_char(day, 'YYYYMMDD') FROM hookd.days() WHERE day > (now() AT TIME ZONE 'UTC')::date + 2 LOOP
+        EXECUTE format('DROP TABLE hookd.%I, hookd.%I', 'events_' || name, 'attempts_' || name);
+    END LOOP;
+END $$
+"""
 
 
 def server_parent() -> Path:
@@ -50,14 +58,29 @@ class Server:
     async def migrated(self) -> str:
         """The name of a migrated database, to be copied: whichever process comes first makes it."""
         async with self._alone():
-            if not await self._connection.fetchval(
-                "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", MIGRATED
-            ):
+            if not await self._has(MIGRATED):
                 await self._connection.execute("CREATE DATABASE migrating")
                 database = Database(with_name(self._url, "migrating"))
                 await asyncio.to_thread(upgrade, lambda: database.connect("migrate"), lambda: None)
                 await self._connection.execute(f"ALTER DATABASE migrating RENAME TO {MIGRATED}")
         return MIGRATED
+
+    async def short(self) -> str:
+        """The name of a copy that has today and two days more, as when no processor has been at work for long.
+
+        Every connection that plans a query looks at each day: of a short test that is a quarter of the work.
+        """
+        migrated = await self.migrated()
+        async with self._alone():
+            if not await self._has(SHORT):
+                await self._connection.execute(f"CREATE DATABASE shortening TEMPLATE {migrated}")
+                await execute(with_name(self._url, "shortening"), LATER_DAYS)
+                await self._connection.execute(f"ALTER DATABASE shortening RENAME TO {SHORT}")
+        return SHORT
+
+    async def _has(self, name: str) -> bool:
+        query = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)"
+        return bool(await self._connection.fetchval(query, name))
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -71,7 +94,7 @@ class Server:
     async def database(self, template: str = "template1") -> AsyncIterator[str]:
         """A copy of the template, which is gone when the block ends: its URL."""
         name = f"test_{uuid4().hex}"
-        await self._connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        await self._connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         try:
             yield with_name(self._url, name)
         finally:

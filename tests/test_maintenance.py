@@ -14,6 +14,8 @@ from processor.store import Store
 from processor.upkeep.maintenance import KEYS_A_STEP, REFUSED_A_STEP, Maintenance
 from tests.factories import an_event, an_id, at, counts
 
+pytestmark = pytest.mark.all_days
+
 KEYS = """
 INSERT INTO hookd.deliveries (source, key, event_id, expires_at)
 SELECT $1, n::text, gen_random_uuid(), now() + $2::interval FROM generate_series(1, $3) AS n

@@ -21,6 +21,8 @@ from tests.factories import an_attempt, an_event, an_id, at, counts, events
 
 PATIENCE_SECONDS = 20.0
 
+pytestmark = pytest.mark.all_days
+
 # Columns, and the objects of the schema that have no comment of their own.
 UNCOMMENTED = """
 SELECT c.relname || coalesce('.' || a.attname, '')
