@@ -419,7 +419,7 @@ TYPES = st.sampled_from([JSON, FORM, MULTIPART, "multipart/form-data", "text/pla
 MANY = st.lists(st.sampled_from([*CODINGS, "zstd"]) | st.text(max_size=5), max_size=5)
 
 
-@settings(some_examples, max_examples=500)
+@settings(some_examples, max_examples=200)
 @given(BODIES, TYPES, MANY, st.sampled_from([None, gzipped, zlib.compress, headless, brotli.compress]))
 def test_any_body_is_read_or_refused(
     body: bytes, content_type: str, codings: list[str], way: Callable[[bytes], bytes] | None
@@ -434,7 +434,7 @@ def test_any_body_is_read_or_refused(
             assert len(str(error)) < 400  # noqa: PT017
 
 
-@some_examples
+@settings(some_examples, max_examples=25)  # of each, 64 pairs of codings
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda e: st.lists(e) | st.dictionaries(st.text(), e)

@@ -20,6 +20,7 @@ HEADER_TEXT = st.text(st.characters(max_codepoint=255))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
 )
 TOKEN = re.compile(r"[A-Za-z0-9-]+")
 

@@ -117,7 +117,7 @@ HANDLERS = (
 PATHS = ("/a", "/a/b", "/a/7", "/a/v7", "/a/x-y", "/a/b/edit", "/a/b/c", "/b", "/c/b", "/b/c")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     st.permutations(HANDLERS),
     st.integers(1, len(HANDLERS)),

@@ -267,6 +267,7 @@ ALL_HEADERS = sorted(
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
 )
 NAMES = [*sns.SIGNED, "SignatureVersion", "Signature", "SigningCertURL", "signature", "value", "webhookTimestamp"]
 
