@@ -123,6 +123,7 @@ async def test_a_closed_pipe_ends_a_command_quietly(hookd: Hookd) -> None:
         assert child.stderr.read() == ""
 
 
+@pytest.mark.any_server
 async def test_output_is_utf8_whatever_the_locale(hookd: Hookd, connection: Connection) -> None:
     """Text is printed as UTF-8, also where the locale promises less."""
     await an_event(connection, event_type="größer ☃")
@@ -136,6 +137,7 @@ async def test_a_full_disk_is_one_line(hookd: Hookd) -> None:
     assert (done.code, done.err) == (1, "Error: [Errno 28] No space left on device\n")
 
 
+@pytest.mark.any_server
 async def test_bytes_that_are_no_text_are_wrong_usage(hookd: Hookd) -> None:
     """An argument that is not UTF-8 exits with 2."""
     done = hookd("events", "--source", "\udcff")
@@ -204,6 +206,7 @@ async def test_times_long_gone_and_far_ahead(store: Store, connection: Connectio
         assert len(await store.events(Wanted(least=await store.least_id(time)), 10)) == count
 
 
+@pytest.mark.any_server
 async def test_events_as_json_is_an_object_a_line(hookd: Hookd, connection: Connection) -> None:
     """With --json each line has every column but headers and body, times in UTC; control characters are escaped."""
     received = await at(connection, "1 hour ago")
@@ -281,6 +284,7 @@ async def test_nothing_a_sender_chose_reaches_a_terminal_as_it_is(hookd: Hookd, 
     assert r"\u202e\nforged" in hookd("events").out
 
 
+@pytest.mark.any_server
 async def test_a_pipe_gets_plain_columns(hookd: Hookd, connection: Connection) -> None:
     """Into a pipe nothing is coloured or cut to a width: a long reason is there up to 300 characters."""
     await an_event(connection, status="failed", reason="r" * 301)
@@ -373,6 +377,7 @@ def test_a_prefix_spans_its_ids() -> None:
     assert ids_of("0abc") == (UUID("0abc" + "0" * 28), UUID("0abc" + "f" * 28))
 
 
+@pytest.mark.any_server
 async def test_raw_is_the_exact_body(hookd: Hookd, connection: Connection) -> None:
     """--raw writes the body's bytes, all of them and no other."""
     body = bytes(range(256)) * 40_000
@@ -382,6 +387,7 @@ async def test_raw_is_the_exact_body(hookd: Hookd, connection: Connection) -> No
     assert file.read_bytes() == body
 
 
+@pytest.mark.any_server
 async def test_event_as_json(hookd: Hookd, connection: Connection) -> None:
     """--json has headers as pairs, the body as text where it is UTF-8, else in base64, and the attempts."""
     text = await an_event(connection, payload="grüß\x00".encode(), headers=[["A", "1"], ["A", "\xff"]])
@@ -398,6 +404,7 @@ async def test_event_as_json(hookd: Hookd, connection: Connection) -> None:
     assert hookd("event", str(octets), "--json", "--raw").code == 2
 
 
+@pytest.mark.any_server
 async def test_a_body_that_is_no_text_is_shown_in_hex(hookd: Hookd, connection: Connection) -> None:
     """Bytes that are no UTF-8 are shown as hex, the first 256 of them."""
     event_id = await an_event(connection, payload=b"GIF89a\xff" + bytes(300))
@@ -408,6 +415,7 @@ async def test_a_body_that_is_no_text_is_shown_in_hex(hookd: Hookd, connection: 
     assert done.endswith("… (all of it: --raw)\n")
 
 
+@pytest.mark.any_server
 async def test_a_long_body_is_cut_between_characters(hookd: Hookd, connection: Connection) -> None:
     """Of a long body its first 4096 bytes are shown, without a torn character; of an empty one that it is empty."""
     event_id = await an_event(connection, payload=b"x" + "é".encode() * 4000)
@@ -432,6 +440,7 @@ async def test_psql_is_on_the_same_database(hookd: Hookd, connection: Connection
     assert "psql is the PostgreSQL interactive terminal" in hookd.having(**WITH_PSQL)("psql", "--", "--help").out
 
 
+@pytest.mark.any_server
 async def test_no_psql_is_one_line(hookd: Hookd) -> None:
     """Without psql on the PATH the command says what to install."""
     done = hookd.having(PATH="/nonexistent")("psql")
@@ -439,6 +448,7 @@ async def test_no_psql_is_one_line(hookd: Hookd) -> None:
     assert "apt install postgresql-client" in done.err
 
 
+@pytest.mark.any_server
 async def test_a_password_is_not_in_the_process_list(hookd: Hookd) -> None:
     """psql's command line, which everybody can read, has the arguments given and nothing of the URL."""
     url = hookd.settings["HOOKD_DATABASE_URL"].replace("hookd@", "hookd:s3cret@")

@@ -24,6 +24,7 @@ from tests.receiving import (
 any_server = pytest.mark.any_server
 
 
+@pytest.mark.any_server
 async def test_a_connection_is_kept_for_the_next_request(receiver: Local, table: Connection) -> None:
     """With HTTP/1.1 unless the sender says close, with HTTP/1.0 only where it says keep-alive."""
     keep, close = [(b"Connection", b"keep-alive")], [(b"Connection", b"close")]
@@ -59,6 +60,7 @@ async def test_pipelined_requests_are_answered_in_their_order(receiver: Local, t
         assert [row["payload"] for row in rows] == [b"%d" % number for number in range(count)]
 
 
+@pytest.mark.any_server
 async def test_a_post_that_offers_an_upgrade_is_a_post(receiver: Local, table: Connection) -> None:
     """The offer is declined in silence, and the next request on the connection is one like any other."""
     offer = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
@@ -98,6 +100,7 @@ async def test_a_chunked_request_s_connection_is_closed_after_its_answer(
     assert await stored(table) == before + (3 if b"id" in answer.body else 0)
 
 
+@pytest.mark.any_server
 async def test_trailers_are_not_headers(receiver: Local, table: Connection) -> None:
     """What comes behind the body is not stored, and names nothing."""
     row = await row_of(table, await receiver.ask(chunked("/github", [b"abc"], trailers=TRAILERS)))
@@ -105,6 +108,7 @@ async def test_trailers_are_not_headers(receiver: Local, table: Connection) -> N
     assert "forged" not in row["headers"]
 
 
+@pytest.mark.any_server
 async def test_a_sender_that_left_after_its_body_was_complete_is_stored(
     database_url: str, connection: Connection
 ) -> None:
@@ -190,6 +194,7 @@ async def test_no_source_is_unknown_before_anybody_could_ask(
         assert (await receiver.post("/demo")).status == 503
 
 
+@pytest.mark.any_server
 async def test_what_waits_for_the_receiver_s_start_is_stored(database_url: str, connection: Connection) -> None:
     """A connection made while a worker restarts is not answered 503 because the new one knows nothing yet."""
     listener = a_listener()

@@ -206,6 +206,7 @@ async def test_a_day_that_is_missing_is_made_for_what_is_refused(database_url: s
         await failed(connection, "shop")
 
 
+@pytest.mark.any_server
 @pytest.mark.parametrize("provider", ["github", "slack"])
 @pytest.mark.parametrize("mode", ["deferred", "monitor", "off"])
 async def test_in_no_other_mode_does_the_receiver_judge(
@@ -218,6 +219,7 @@ async def test_in_no_other_mode_does_the_receiver_judge(
     assert (row["status"], row["verdict"]) == ("new", None)
 
 
+@pytest.mark.any_server
 async def test_a_source_without_secrets_is_closed(database_url: str, connection: Connection) -> None:
     """Nothing can be verified, so nothing is let in."""
     await register(connection, "shop", "github", mode="edge")
@@ -226,6 +228,7 @@ async def test_a_source_without_secrets_is_closed(database_url: str, connection:
         assert (answer.status, answer.error) == (401, "not verified: header: no X-Hub-Signature-256 header")
 
 
+@pytest.mark.any_server
 async def test_a_refused_connection_can_be_used_again(database_url: str, connection: Connection) -> None:
     """Its body was read."""
     await register(connection, "shop", "token", "secret", mode="edge")
@@ -236,6 +239,7 @@ async def test_a_refused_connection_can_be_used_again(database_url: str, connect
         await row_of(connection, await sender.answer())
 
 
+@pytest.mark.any_server
 async def test_any_secret_of_a_rotation_will_do(database_url: str, connection: Connection) -> None:
     """The old one as long as it is good."""
     await register(connection, "shop", "token", "older", "secret", mode="edge")

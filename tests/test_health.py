@@ -22,6 +22,7 @@ from tests.receiving import (
 any_server = pytest.mark.any_server
 
 
+@pytest.mark.any_server
 @pytest.mark.parametrize(("page", "said"), [("/-/live", {"live": True}), ("/-/ready", {"ready": True})])
 async def test_health_is_asked_with_get_or_head(receiver: Local, page: str, said: dict[str, bool]) -> None:
     """200 in JSON, whatever the query; the body only for GET; on a connection that stays."""
@@ -35,6 +36,7 @@ async def test_health_is_asked_with_get_or_head(receiver: Local, page: str, said
     assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
 
 
+@pytest.mark.any_server
 async def test_there_are_no_other_pages(receiver: Local, table: Connection) -> None:
     """404, for any method: below /-/ is no source."""
     for method in ("GET", "POST"):

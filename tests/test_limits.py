@@ -54,12 +54,14 @@ async def test_a_body_over_the_limit_is_413(small: Local, table: Connection, siz
     assert await stored(table) == before + (6 if status == 200 else 0)
 
 
+@pytest.mark.any_server
 async def test_an_announced_length_over_the_limit_is_refused_before_the_body(small: Local) -> None:
     """Nothing of it need be sent."""
     assert (await small.ask(head("/demo", [(b"Content-Length", b"%d" % (KIB + 1))]))).status == 413
     assert (await small.ask(head("/demo", [(b"Content-Length", b"9" * 18)]))).status == 413
 
 
+@pytest.mark.any_server
 async def test_too_many_chunks_are_refused_before_the_last(small: Local) -> None:
     """A body without end is refused while it comes."""
     never_ending = head("/demo", [(b"Transfer-Encoding", b"chunked")]) + b"200\r\n" + b"a" * 512 + b"\r\n"
@@ -73,6 +75,7 @@ async def test_too_many_chunks_are_refused_before_the_last(small: Local) -> None
 EXPECT = [(b"Expect", b"100-Continue")]
 
 
+@pytest.mark.any_server
 @pytest.mark.parametrize(
     "whole",
     [post("/demo", b"abc", EXPECT), chunked("/demo", [b"abc"], EXPECT)],
@@ -90,6 +93,7 @@ async def test_expect_100_continue_is_answered_once_the_head_is_accepted(
     assert (await row_of(table, await sender.answer()))["payload"] == b"abc"
 
 
+@pytest.mark.any_server
 @pytest.mark.parametrize(
     ("target", "length", "status"), [("/demo", KIB + 1, 413), ("/Demo", 3, 400), ("/demo#x", 3, 400)]
 )
@@ -99,6 +103,7 @@ async def test_a_refused_head_is_not_told_to_continue(small: Local, target: str,
     assert (answer.status, answer.closes) == (status, True)
 
 
+@pytest.mark.any_server
 async def test_an_http_1_0_client_is_not_told_to_continue(small: Local) -> None:
     """It would take that for the answer."""
     sender = await small.sender()
@@ -136,12 +141,14 @@ async def test_a_head_over_64_kib_is_431(receiver: Local, table: Connection, siz
         assert await stored(table) == before + (3 if status == 200 else 1)
 
 
+@pytest.mark.any_server
 async def test_a_single_line_over_64_kib_is_431(receiver: Local, table: Connection) -> None:
     """A header's or the target's: both are part of the head."""
     for whole in (head("/demo", [(b"X-Any", b"a" * 70 * KIB)]), head("/demo/" + "a" * 70 * KIB)):
         assert (await refused(receiver, table, whole)).status == 431
 
 
+@pytest.mark.any_server
 async def test_more_than_100_headers_are_431(receiver: Local) -> None:
     """Each costs far more than its bytes."""
     bare = head("/demo", [(b"X", b"")] * 99 + [(b"Content-Length", b"0")])
@@ -297,6 +304,7 @@ async def test_half_of_the_in_flight_budget_is_kept_for_small_bodies(database_ur
         assert (await greedy.answer()).status == 503
 
 
+@pytest.mark.any_server
 async def test_bytes_are_in_flight_until_the_answer(database_url: str, connection: Connection) -> None:
     """Bodies that wait for their commit count: 2 MiB of them and no byte more."""
     async with receiving(database_url, inflight_bytes_max=2 * MIB, commit_timeout_seconds=10.0) as receiver:

@@ -52,6 +52,7 @@ def lines() -> Iterator[io.StringIO]:
     logs.get_logger().set_up_with(lambda: None, debugging=False)
 
 
+@pytest.mark.any_server
 async def test_an_event_is_a_line_at_debug(
     lines: io.StringIO, database_url: str, database: Database, connection: Connection
 ) -> None:

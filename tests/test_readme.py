@@ -61,6 +61,7 @@ def test_the_providers_named_in_the_changelog_are_known() -> None:
     assert all(name in changelog for name in PROVIDERS)
 
 
+@pytest.mark.any_server
 async def test_the_push_delivery_reaches_its_handler(connection: Connection, database_url: str, tmp_path: Path) -> None:
     """GitHub's push delivery, stored as the README sends it, runs the example's handler and ends processed."""
     shown = [["X-GitHub-Event", "push"], ["Content-Type", "application/json"]]

@@ -63,6 +63,7 @@ async def test_any_body_is_stored_byte_for_byte(
     assert (await row_of(table, answer))["payload"] == body
 
 
+@pytest.mark.any_server
 @any_bytes
 @given(body=st.binary(max_size=2000), chunks=PLACES, places=PLACES)
 async def test_any_body_is_stored_byte_for_byte_in_any_chunks(
@@ -73,6 +74,7 @@ async def test_any_body_is_stored_byte_for_byte_in_any_chunks(
     assert (await row_of(table, answer))["payload"] == body
 
 
+@pytest.mark.any_server
 @pytest.mark.parametrize(
     "request_bytes",
     [
@@ -117,6 +119,7 @@ async def test_the_target_is_stored_exactly_as_sent(receiver: Local, table: Conn
         assert (await row_of(table, await receiver.post(target)))["target"] == target
 
 
+@pytest.mark.any_server
 async def test_an_absolute_target_is_stored_as_sent_and_its_path_counts(receiver: Local, table: Connection) -> None:
     """As a proxy's client would send it."""
     row = await row_of(table, await receiver.post("http://elsewhere:1/demo/x?y"))
@@ -133,6 +136,7 @@ async def test_a_compressed_body_is_stored_compressed(receiver: Local, table: Co
         assert (await row_of(table, await receiver.ask(whole)))["payload"] == body
 
 
+@pytest.mark.any_server
 @pytest.mark.parametrize(
     "content_type",
     [None, b"application/json", b"multipart/form-data", b"\xff", b""],
@@ -307,12 +311,14 @@ async def test_a_trusted_proxy_names_the_client(
     assert row["remote"] == (remote and await table.fetchval("SELECT $1::text::inet", remote))
 
 
+@pytest.mark.any_server
 async def test_nobody_else_s_word_is_taken_for_the_client(receiver: Local, table: Connection) -> None:
     """Without trusted proxies the remote is the peer, whatever its headers say."""
     row = await row_of(table, await receiver.post("/demo", b"", [(b"X-Forwarded-For", b"203.0.113.7")]))
     assert str(row["remote"]) == "127.0.0.1"
 
 
+@pytest.mark.any_server
 @needs(socket.has_dualstack_ipv6(), "needs IPv6")
 @pytest.mark.parametrize(("peer", "remote"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1")])
 async def test_an_ipv4_sender_is_one_on_a_listener_for_both(

@@ -69,6 +69,7 @@ async def test_what_is_not_http_is_400(receiver: Local, table: Connection, broke
         assert (await refused(receiver, table, *parts)).status == 400
 
 
+@pytest.mark.any_server
 async def test_what_follows_on_a_broken_connection_is_not_read(receiver: Local, table: Connection) -> None:
     """Nobody knows where the next request begins: one answer, the connection closed, nothing stored."""
     before = await stored(table)
@@ -97,12 +98,14 @@ async def test_a_method_other_than_post_is_405(receiver: Local, table: Connectio
     assert (answer.status, answer.headers["allow"], answer.closes) == (405, "POST", False)
 
 
+@pytest.mark.any_server
 async def test_another_expectation_than_100_continue_is_417(receiver: Local, table: Connection) -> None:
     """Nobody here could meet it."""
     headers = [(b"Content-Length", b"3"), (b"Expect", b"200-ok")]
     assert (await refused(receiver, table, head("/demo", headers))).status == 417
 
 
+@pytest.mark.any_server
 async def test_a_refused_request_whose_body_is_complete_leaves_the_connection_open(
     receiver: Local, table: Connection
 ) -> None:
@@ -114,6 +117,7 @@ async def test_a_refused_request_whose_body_is_complete_leaves_the_connection_op
     await row_of(table, await sender.answer())
 
 
+@pytest.mark.any_server
 async def test_with_a_prefix_only_what_is_below_it_is_a_source(database_url: str, connection: Connection) -> None:
     """`POST {prefix}/<source>`; hookd's own pages stay where they are."""
     async with receiving(database_url, prefix="/hooks") as receiver:

@@ -29,6 +29,7 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SIGNING = sorted(set(PROVIDERS) - {"none", "aws-sns"})
 
 
+@pytest.mark.any_server
 def test_the_page_s_examples_pass(tmp_path: Path, server_url: str) -> None:
     """Every file that docs/testing.md shows, as it stands there: ten tests."""
     for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL):
