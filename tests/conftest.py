@@ -173,9 +173,9 @@ async def short_template(server: Server) -> str:
 async def database_url(
     request: pytest.FixtureRequest, server: Server, template: str, short_template: str
 ) -> AsyncIterator[str]:
-    """The URL of this test's own database; a processor in a process of its own would make the missing days first."""
-    is_in_process = "database" in request.fixturenames and not request.node.get_closest_marker("all_days")
-    async with server.database(short_template if is_in_process else template) as url:
+    """The URL of this test's own database; a processor in a process of its own would first make the missing days."""
+    is_whole = any(request.node.get_closest_marker(name) for name in ("all_days", "unmeasured"))
+    async with server.database(template if is_whole else short_template) as url:
         yield url
 
 

@@ -19,6 +19,8 @@ from migrations.upgrade import FOLDER
 from tests.commands import Hookd
 from tests.databases import execute
 
+pytestmark = pytest.mark.all_days
+
 SCHEMA = """
 SELECT c.relname, c.relkind::text, c.reloptions, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
        a.attstorage::text, pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum),

@@ -21,6 +21,8 @@ from tests.factories import an_attempt, an_event, at, counts, events, row_of
 from tests.processing import Gate, Watch, an_app, processing
 from tests.registering import a_delivery, a_source
 
+pytestmark = pytest.mark.all_days
+
 PATIENCE_SECONDS = 20.0
 
 
