@@ -2,8 +2,6 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 APP ?=
-# Without byte code each of some hundred processes compiles all of hookd anew, and each worker rewrites every test.
-unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: up test check lint types tests bench bench-gate faults faults-selftest fuzz format clean help
 
@@ -29,7 +27,7 @@ types: .venv/installed-dev
 
 # The whole suite on the embedded server, with coverage; and what a server may answer differently on Debian's
 # PostgreSQL 15 too, where it is installed. Tests wait as much as they reckon: five at once suit two processors.
-# They start processes by the hundred: where byte code is not to be kept, each would compile all of hookd anew.
+# They start processes by the hundred: without byte code each would compile all of hookd anew, each worker every test.
 DEBIAN = /usr/lib/postgresql/15/bin/postgres
 tests: export PYTHONDONTWRITEBYTECODE =
 tests: .venv/installed-dev
