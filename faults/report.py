@@ -33,18 +33,21 @@ $ make faults-selftest                     # each case on a hookd that is broken
 def line(result: Result) -> str:
     """One result, for who watches."""
     name = result.case.name + (f" with {result.sabotage}" if result.sabotage else "")
-    wrong = f": {'; '.join(result.violations)}" if result.violations else ""
+    words = [result.blunt] if result.blunt else result.violations
+    wrong = f": {'; '.join(words)}" if words else ""
     return f"{word(result):8} {result.seconds:6.1f} s  {name}{wrong}"
 
 
 def word(result: Result) -> str:
+    if result.blunt:
+        return "BLUNT"
     if result.sabotage:
         return "MISSED" if result.holds else "noticed"
     return "holds" if result.holds else "BROKEN"
 
 
 def table(results: Sequence[Result]) -> Iterator[str]:
-    good = sum(result.holds != bool(result.sabotage) for result in results)
+    good = sum(result.is_as_it_should_be for result in results)
     yield f"{good} of {len(results)} as they should be, in {sum(result.seconds for result in results):.0f} s"
 
 

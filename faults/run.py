@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from faults import breaking
 from faults.case import Case
 from faults.scene import Scene
 from rig.server import Server, template
@@ -17,7 +18,7 @@ from rig.server import Server, template
 
 @dataclass
 class Result:
-    """What came of a case. `violations` is empty when the promises held."""
+    """What came of a case. `violations` is empty when the promises held. `blunt`: why its sabotage broke nothing."""
 
     case: Case
     seed: int
@@ -25,10 +26,16 @@ class Result:
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
     figures: dict[str, str] = field(default_factory=dict)
+    blunt: str = ""
 
     @property
     def holds(self) -> bool:
         return not self.violations
+
+    @property
+    def is_as_it_should_be(self) -> bool:
+        """It holds; or on a hookd that is broken indeed, it does not."""
+        return not self.blunt and self.holds != bool(self.sabotage)
 
     def as_dict(self) -> dict[str, Any]:
         case = {name: value for name, value in asdict(self.case).items() if name != "run"}
@@ -57,6 +64,7 @@ class Stage:
             except Exception as error:  # noqa: BLE001 - whatever ends a case has ended it badly
                 result.violations.append(_told(error))
             finally:
+                result.blunt = breaking.bluntness(folder) if sabotage else ""
                 await asyncio.to_thread(server.end)
         result.seconds = time.monotonic() - began
         return result
