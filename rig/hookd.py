@@ -81,12 +81,16 @@ async def hookd(
     *arguments: str,
     cwd: Path | None = None,
     module: Sequence[str] = ("hookd",),
+    within: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     **settings: str,
 ) -> AsyncIterator[Hookd]:
-    """Run `hookd *arguments`; `settings` without their prefix. Killed at the end, if it still runs."""
+    """Run `hookd *arguments`; `settings` without their prefix. Killed at the end, if it still runs.
+
+    `within`: a command that becomes the one it is given, as `env` or `unshare` do.
+    """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", *module, *arguments,
+        *within, sys.executable, "-P", "-m", *module, *arguments,
         cwd=cwd, env=surroundings(environment, settings), stdout=PIPE, stderr=PIPE,
     )  # fmt: skip
     async with running(process) as hookd:

@@ -26,6 +26,7 @@ class Proxy:
         self.to_client = _set()
         self.swallow_answer_to: bytes | None = None  # one connection is cut as the server answers these bytes
         self.swallowed = 0
+        self.rewrite = (b"", b"")  # the server is heard to say the second wherever it says the first
 
     def url(self, url: str) -> str:
         """The same database, through here."""
@@ -95,6 +96,8 @@ class Proxy:
                 elif not up and asked.is_set():
                     self.swallowed += 1
                     return
+                if not up and self.rewrite[0]:
+                    chunk = chunk.replace(*self.rewrite)
                 if self.delay_seconds:
                     await asyncio.sleep(self.delay_seconds)
                 await is_open.wait()

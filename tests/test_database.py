@@ -21,6 +21,12 @@ from rig.proxy import proxying
 from tests.databases import execute, with_name
 
 
+def socket_of(url: str) -> Path:
+    """Where the tests' server listens."""
+    (folder,) = parse_qs(urlsplit(url).query)["host"]
+    return Path(folder) / ".s.PGSQL.5432"
+
+
 async def ask(connection: Connection) -> int:
     value: int = await connection.fetchval("SELECT pg_backend_pid()")
     return value
@@ -39,6 +45,18 @@ async def test_a_forgetful_database_is_refused(
             await database.connect("test")
     else:
         await (await database.connect("test")).close()
+
+
+@pytest.mark.any_server
+async def test_an_old_server_is_refused(database_url: str, connection: Connection) -> None:
+    """A PostgreSQL below 15 is refused with a sentence that says what is needed, whatever it could do."""
+    version = connection.get_server_version().major
+    async with proxying(socket_of(database_url)) as proxy:
+        proxy.rewrite = (f"server_version\0{version}".encode(), b"server_version\x0014")
+        with pytest.raises(DatabaseError, match=r"^PostgreSQL 14 is too old: hookd needs 15 or later$"):
+            await Database(proxy.url(database_url), allow_unsafe=True).connect("test")
+        proxy.rewrite = (f"server_version\0{version}".encode(), b"server_version\x0015")
+        await (await Database(proxy.url(database_url)).connect("test")).close()
 
 
 async def test_a_database_that_does_not_exist_is_one_sentence(server_url: str) -> None:
@@ -143,8 +161,7 @@ async def test_a_role_without_rights_is_told_so(server_url: str, database_url: s
 @pytest.mark.any_server
 async def test_opening_outlives_whoever_waits(database_url: str) -> None:
     """Far away a connection takes longer to open than a sender waits: it is opened all the same, for the next."""
-    (folder,) = parse_qs(urlsplit(database_url).query)["host"]
-    async with proxying(Path(folder) / ".s.PGSQL.5432") as proxy:
+    async with proxying(socket_of(database_url)) as proxy:
         proxy.delay_seconds = 0.1
         link = Link(Database(proxy.url(database_url)), "from afar")
         with pytest.raises(TimedOut):

@@ -4,10 +4,12 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -20,11 +22,14 @@ from rig.hookd import Hookd
 from rig.load import Load
 from tests.born import hookd
 from tests.factories import events
+from tests.needs import needs
 from tests.processing import Handled, Watch, processing
 from tests.receiving import Proxy, hookd_ingest
 from tests.registering import a_source, sent, wire
 
 pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
+
+APART = ("unshare", *(() if os.geteuid() == 0 else ("--user", "--map-current-user")), "--net", "--ipc")
 
 APP = """
 import os, hookd
@@ -34,6 +39,13 @@ async def note(event):
     with open(os.path.join(os.path.dirname(__file__), "handled"), "a") as handled:
         handled.write(f"{event.id}\\n")
 """
+
+
+def may_be_apart() -> bool:
+    return (
+        bool(shutil.which(APART[0]))
+        and not subprocess.run((*APART, "true"), check=False, capture_output=True).returncode
+    )
 
 
 @pytest.fixture
@@ -108,6 +120,42 @@ async def test_what_was_committed_and_not_answered_is_handled_once(
     (first,) = settled.keys() - {retry}
     assert handled.ids == [first]
     assert settled == {first: ("processed", None), retry: ("processed", f"duplicate of {first}")}
+
+
+@needs(may_be_apart(), f"`{' '.join(APART)}` is not allowed here")
+async def test_receiver_and_processor_share_nothing_but_the_database(
+    database_url: str, connection: Connection, app: Path, tmp_path: Path
+) -> None:
+    """As on two machines, no network, memory, folder or setting is common to both; and both do their work."""
+    rooms = [room_of_its_own(tmp_path / name) for name in ("receiver", "processor")]
+    async with (
+        hookd("ingest", "--port", "0", database_url=database_url, **rooms[0]) as receiver,
+        hookd("processor", "--app", str(app), database_url=database_url, within=APART, **rooms[1]) as processor,
+    ):
+        await processor.logged("processor.started")
+        for kind in ("net", "ipc"):
+            assert namespace_of(processor, kind) != namespace_of(receiver, kind)
+        load, stop = Load(await url_of(receiver)), asyncio.Event()
+        sending = asyncio.create_task(load.run_until(stop))
+        await after_answers(load, 50)
+        stop.set()
+        await sending
+        await until_settled(connection)
+        assert (await receiver.stop(), await processor.stop()) == (0, 0)
+    await load.assert_stored(connection)
+    assert len((app.parent / "handled").read_text().split()) == len(load.answered)
+    assert [list(room["cwd"].iterdir()) for room in rooms] == [[], []]
+
+
+def room_of_its_own(folder: Path) -> dict[str, Any]:
+    """Where a process runs, and has its home and whatever it may write of its own accord."""
+    folder.mkdir()
+    names = ("HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR")
+    return {"cwd": folder, "environment": dict.fromkeys(names, str(folder))}
+
+
+def namespace_of(process: Hookd, kind: str) -> str:
+    return os.readlink(f"/proc/{process.process.pid}/ns/{kind}")
 
 
 async def test_a_killed_worker_loses_nothing_it_answered(database_url: str, connection: Connection) -> None:
