@@ -17,11 +17,12 @@ from chassis.database import Connection, Database
 from processor.claiming.pace import Pace
 from processor.holding.claimed import Claimed
 from processor.holding.lease import Leases
+from processor.running.watchdog import CANCELLED_MAX
 from processor.store import Store
 from rig import seed
 from tests.databases import execute
 from tests.factories import an_event, counts, events, row_of
-from tests.processing import Gate, Watch, a_handler, parts_of, processing
+from tests.processing import PATIENCE_SECONDS, Gate, Watch, a_handler, parts_of, processing
 
 WAITS_FOR_ITS_RETRY = "status = 'new' AND held_by IS NULL AND attempts = $1"
 IN_TRANSACTION = """
@@ -274,7 +275,9 @@ async def test_too_many_stuck_threads(
         ) as parts:
             await asyncio.wait_for(parts.watchdog.stuck.wait(), 20)
     release.set()
-    assert sum(line["event"] == "thread.stuck" for line in logs) >= 2
+    told = [line for line in logs if line["event"] == "thread.stuck"]
+    assert len({line["id"] for line in told}) == len(told) >= 2
+    assert all(line["handler"].endswith("hang") and 0 <= line["over_seconds"] < 20 for line in told)
     # What hangs has had an attempt, or it would be tried for ever; the rest is handed over.
     rows = await connection.fetch("SELECT held_by, attempts, reason FROM hookd.events WHERE status = 'new'")
     assert {row["held_by"] for row in rows} == {None}
@@ -283,6 +286,50 @@ async def test_too_many_stuck_threads(
     assert len(hung) >= min(stuck_threads_max, concurrency)
     assert [row["attempts"] for row in hung] == [1] * len(hung)
     assert sum(row["attempts"] for row in rows) == len(hung)
+
+
+async def test_a_coroutine_that_will_not_be_cancelled_is_told(
+    database: Database, connection: Connection, watch: Watch
+) -> None:
+    """An `async def` that swallows each cancellation keeps its worker, and is named in the log once."""
+    event_id = await an_event(connection, source="shop")
+    release = asyncio.Event()
+
+    async def cling(event: hookd.Event) -> None:
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+
+    with capture_logs() as logs:
+        async with processing(database, cling, concurrency=1, handler_timeout_seconds=0.1) as parts:
+            (worker,) = parts.runner.workers.workers
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while worker.cancelled < 2 * CANCELLED_MAX:  # noqa: ASYNC110 - a worker tells nobody
+                    await asyncio.sleep(0.01)
+            release.set()
+            await watch.until(WAITS_FOR_ITS_RETRY, 1)
+    (told,) = [line for line in logs if line["event"] == "coroutine.stuck"]
+    assert (told["id"], told["source"]) == (str(event_id), "shop")
+    assert told["handler"].endswith("cling")
+    assert 0 < told["over_seconds"] < PATIENCE_SECONDS
+    assert (await row_of(connection, event_id))["reason"].startswith("timed out after")
+
+
+async def test_a_coroutine_that_tidies_up_is_not_told(database: Database, connection: Connection, watch: Watch) -> None:
+    """What is cut off and ends, if a little later, is a failed attempt like any other."""
+    await an_event(connection)
+
+    async def tidy_up(event: hookd.Event) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+    with capture_logs() as logs:
+        async with processing(database, tidy_up, handler_timeout_seconds=0.1):
+            await watch.until(WAITS_FOR_ITS_RETRY, 1)
+    assert "coroutine.stuck" not in {line["event"] for line in logs}
 
 
 # No handler

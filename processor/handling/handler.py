@@ -62,7 +62,8 @@ class Handler:
     @property
     def name(self) -> str:
         named = self.function if hasattr(self.function, "__qualname__") else plain_function(self.function)
-        return getattr(named, "__qualname__", repr(self.function))
+        name = getattr(named, "__qualname__", None)
+        return name if isinstance(name, str) else repr(self.function)
 
     def call_in_thread(self, event: Event, variables: Mapping[str, Any]) -> Any:
         """What a `def` returns. Raises what it raises, and TypeError for a coroutine, which nobody would await."""

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from chassis.logs import get_logger
 from processor.chooser import Chooser
-from processor.running.workers import Workers
+from processor.running.workers import Worker, Workers
 from processor.settings import ProcessorSettings
 
 WATCH_SECONDS = 0.1
+CANCELLED_MAX = 20  # what it waits for while it tidies up is cancelled as well: it swallows each, and will go on so
 
 log = get_logger()
 
@@ -28,8 +29,16 @@ class Watchdog:
             await asyncio.sleep(min(WATCH_SECONDS, self._chooser.timeout_seconds_min / 4))
             overdue = [worker for crew in self._crews for worker in crew.overdue()]
             for worker in overdue:
-                if worker.in_thread and worker.cut is None and worker.claimed is not None:
-                    log.error("thread.stuck", id=str(worker.claimed.id), hint="a def handler cannot be cancelled")
-                worker.cut_off("timeout")
+                cut_off(worker)
             if sum(worker.in_thread for worker in overdue) >= self._stuck_max:
                 self.stuck.set()
+
+
+def cut_off(worker: Worker) -> None:
+    """Once more, and say so when that is of no use."""
+    first = worker.cut is None
+    worker.cut_off("timeout")
+    if worker.in_thread and first:
+        log.error("thread.stuck", **worker.facts(), hint="a def handler cannot be cancelled")
+    elif worker.cancelled == CANCELLED_MAX:
+        log.error("coroutine.stuck", **worker.facts(), hint="it swallows CancelledError, and keeps its worker")

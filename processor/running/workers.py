@@ -25,9 +25,11 @@ class Worker:
         self._pool = pool
         self.task: asyncio.Task[None] | None = None
         self.claimed: Claimed | None = None
+        self.choice: Choice | None = None
         self.began = 0.0
         self.until = 0.0
         self.cut: Cut | None = None
+        self.cancelled = 0  # times, in this run
         self.in_thread = False
         self.leaving = False
         self._transaction: Transaction | None = None
@@ -43,6 +45,7 @@ class Worker:
         """How the handler's run ended; `lost` or `stopping` when it was cut off for that."""
         self.claimed, self.began, self.cut, self._transaction = claimed, self._loop.time(), None, transaction
         self.until = self.began + timeout_seconds
+        self.choice, self.cancelled = choice, 0
         try:
             if choice.handler.is_async:
                 connection = transaction and transaction.connection
@@ -79,8 +82,20 @@ class Worker:
         first, self.cut = self.cut is None, self.cut or why
         if not self.in_thread and self.task is not None and (first or why == "timeout"):
             self.task.cancel()
+            self.cancelled += 1
         if not first and self._transaction is not None:
             self._transaction.give_up()  # it goes on: its transaction does not
+
+    def facts(self) -> dict[str, str | float]:
+        """Of its run, for the log."""
+        assert self.claimed is not None
+        assert self.choice is not None
+        return {
+            "id": str(self.claimed.id),
+            "source": self.claimed.row["source"],
+            "handler": self.choice.handler.name,
+            "over_seconds": round(self._loop.time() - self.until, 1),
+        }
 
 
 def call(choice: Choice, event: Event) -> Ending:
