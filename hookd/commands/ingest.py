@@ -1,10 +1,12 @@
 """hookd ingest: the receiver."""
 
 import os
+import socket
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 import uvloop
@@ -12,6 +14,7 @@ import uvloop
 from chassis import sockets
 from chassis.database import Database
 from chassis.lifeline import Lifeline
+from chassis.tls import Identity
 from hookd.configuration import Configuration, configure, database_of
 from hookd.options import joined, tls_options
 from hookd.replying.app import replies
@@ -71,17 +74,42 @@ def command(
     )
     identity = identity_from(configuration)
     sockets.raise_open_files_limit()
-    try:
-        listeners = [sockets.adopt(listen_fd)] if listen_fd is not None else open_listeners(configuration)
-    except sockets.ListenError as error:
-        raise click.ClickException(str(error)) from None
+    listeners = open_listeners(configuration) if listen_fd is None else adopted(listen_fd)
     if configuration.ingest.workers > 1 and listen_fd is None:
-        with database_of(configuration.common):
-            children = receivers(configuration, listeners, app)
-            may_roll = partial(has_identity, configuration)
-            return supervise(children, configuration.common.grace_seconds, may_roll=may_roll)
+        return supervise_receivers(configuration, listeners, app)
     dispatch = replying_app(None if shared_app else app, configuration.processor.app, tells=not shared_app)
     lifeline = Lifeline(lifeline_fd, os.getppid()) if lifeline_fd is not None else None
+    receive(configuration, listeners, identity, dispatch, slot, lifeline)
+    if dispatch is not None:
+        leave()
+    return 0
+
+
+def adopted(listen_fd: int) -> list[socket.socket]:
+    """The socket that a supervisor handed down. One that is none becomes one line and exit code 1."""
+    try:
+        return [sockets.adopt(listen_fd)]
+    except sockets.ListenError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def supervise_receivers(configuration: Configuration, listeners: Sequence[socket.socket], app: str | None) -> int:
+    """A worker for each slot, until told to end; the exit code."""
+    with database_of(configuration.common):
+        children = receivers(configuration, listeners, app)
+        may_roll = partial(has_identity, configuration)
+        return supervise(children, configuration.common.grace_seconds, may_roll=may_roll)
+
+
+def receive(
+    configuration: Configuration,
+    listeners: Sequence[socket.socket],
+    identity: Identity | None,
+    dispatch: "Dispatch | None",
+    slot: int,
+    lifeline: Lifeline | None,
+) -> None:
+    """Be a receiver, until told to end."""
     from ingest.server import serve  # noqa: PLC0415 - a third of the imports, of which a supervisor of workers has no use
 
     with database_of(configuration.common) as database:
@@ -92,11 +120,13 @@ def command(
                 identity=identity, slot=slot, lifeline=lifeline, make_replying=replying,
             )
         )  # fmt: skip
-    if dispatch is not None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)  # without waiting for threads: a handler that hangs in one cannot be cancelled
-    return 0
+
+
+def leave() -> NoReturn:
+    """Without waiting for threads: a handler that hangs in one cannot be cancelled."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def replying_app(asked: str | None, app: str | None, *, tells: bool) -> "Dispatch | None":
