@@ -9,7 +9,7 @@ from typing import Any
 
 from faults.case import case
 from faults.cases.accounts import logged_rows, total
-from faults.cases.apps import app_of, until_lines
+from faults.cases.apps import app_of, lines, until_lines
 from faults.cases.table import require_counted, rows, stored, until_settled
 from faults.scene import Scene
 from rig import seed
@@ -116,7 +116,7 @@ HALF_DONE = """\
 async def work(event):
     noted(event)
     if event.attempt == 1:
-        await asyncio.sleep(3)
+        await asyncio.sleep(3 if event.id.int % 2 else 6)
         if chance(event) < 0.5:
             raise RuntimeError("too late to fail")
 """
@@ -138,11 +138,18 @@ async def zombie(scene: Scene) -> None:
         frozen.process.send_signal(signal.SIGSTOP)
         await until_settled(scene, heir)
         before = await rows(scene)
+        await until_half_would_have_ended(scene)
         frozen.process.send_signal(signal.SIGCONT)
         assert (await frozen.stop(), await heir.stop()) == (0, 0)
     assert await rows(scene) == before, "a late settle changed a row"
     await require_counted(scene)
     assert (total(frozen), total(heir)) == (0, 20), "a late settle was counted"
+
+
+async def until_half_would_have_ended(scene: Scene) -> None:
+    """So that these are settled as soon as it thaws, before it can know that its leases are lost."""
+    began = max(at for _, attempt, at in lines(scene) if attempt == 1)
+    await asyncio.sleep(max(0.0, began + 3.5 - time.monotonic()))
 
 
 CASES = (gil_held_10_s, two_processors, zombie)
