@@ -8,6 +8,7 @@ from faults.cases.accounts import KILLED, logged_rows, require_ended, total
 from faults.cases.apps import TAKES_A_WHILE, app_of, lines, until_lines
 from faults.cases.table import SHOP, require_attempts, require_counted, rows, stored, total_of, until_settled
 from faults.scene import Scene
+from rig.postgres import connected
 
 TAKES_LONGER = TAKES_A_WHILE.replace("0.2", "0.4")
 
@@ -86,15 +87,23 @@ async def stop_for(scene: Scene, seconds: float) -> None:
 
 TAKES_A_MOMENT = TAKES_A_WHILE.replace("0.2", "0.1")
 CRON_RUNS = 5
+# Or two claims would hardly ever meet.
+SLOWER = """
+CREATE FUNCTION public.take_a_while() RETURNS trigger LANGUAGE plpgsql
+    AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END $$;
+CREATE TRIGGER take_a_while AFTER UPDATE ON hookd.events FOR EACH STATEMENT EXECUTE FUNCTION public.take_a_while();
+"""
 
 
 @case(
-    "Two crons start `hookd processor --once` each second beside a daemon that is too slow for the load",
+    "Two crons start `hookd processor --once` each second beside a daemon too slow for the load; a claim takes 50 ms",
     caught=("no-lease", "no-skip-locked"),
     seconds_max=120,
 )
 async def once_beside_daemon(scene: Scene) -> None:
     app = app_of(scene, TAKES_A_MOMENT)
+    async with connected(scene.url) as connection:
+        await connection.execute(SLOWER)
     async with scene.ingest() as receiver, scene.processor("--app", app, "--concurrency", "4") as daemon:
         load = await scene.load(receiver, senders=4, pause_seconds=0.02)
         async with load.running(), asyncio.TaskGroup() as table:
