@@ -18,6 +18,7 @@ import pytest
 from chassis.database import Connection, Database
 from chassis.embedded import Embedded
 from migrations.upgrade import upgrade
+from rig import hookd as bare
 from rig.hookd import Hookd
 from rig.load import Load
 from tests.born import hookd
@@ -129,8 +130,8 @@ async def test_receiver_and_processor_share_nothing_but_the_database(
     """As on two machines, no network, memory, folder or setting is common to both; and both do their work."""
     rooms = [room_of_its_own(tmp_path / name) for name in ("receiver", "processor")]
     async with (
-        hookd("ingest", "--port", "0", database_url=database_url, **rooms[0]) as receiver,
-        hookd("processor", "--app", str(app), database_url=database_url, within=APART, **rooms[1]) as processor,
+        bare.hookd("ingest", "--port", "0", database_url=database_url, **rooms[0]) as receiver,
+        bare.hookd("processor", "--app", str(app), database_url=database_url, within=APART, **rooms[1]) as processor,
     ):
         await processor.logged("processor.started")
         for kind in ("net", "ipc"):
