@@ -115,6 +115,8 @@ class Suspects:
             ready = await self._ready(claimed)
             if isinstance(ready, Outcome):
                 return ready
+            if ready.fault is not None:
+                return rejected(ready.fault)
             log.warning("suspect.tried_alone", id=str(claimed.id), attempt=claimed.row["attempts"])
             ended = await self.alone(claimed, self._told(claimed, ready))
         except (Unavailable, OSError) as error:
