@@ -59,12 +59,12 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def modules(packages: object) -> Iterator[str]:
-    """The names of their modules, but for those that do their work when they are imported."""
+    """The names of their modules, but for those that do their work, or declare handlers, when they are imported."""
     assert isinstance(packages, list)
     for package in packages:
         path = importlib.import_module(package).__path__
         names = [found.name for found in pkgutil.walk_packages(path, f"{package}.")]
-        yield from (name for name in names if not name.endswith((".__main__", "migrations.env")))
+        yield from (name for name in names if not name.endswith((".__main__", "migrations.env", "hookd.demo")))
 
 
 @pytest.hookimpl(trylast=True)
