@@ -1,6 +1,7 @@
 """The processor beside the queues people would use instead: a backlog, a steady flow, and the wait of one event."""
 
 import asyncio
+import itertools
 import statistics
 import time
 from collections import Counter, deque
@@ -206,7 +207,7 @@ async def stored_at(rate: int, seconds: float, insert: Insert) -> dict[str, int]
             await asyncio.sleep(wait / NANOSECONDS)
             continue
         now = time.time_ns()
-        due = [waiting.popleft() for _ in range(sum(moment <= now for moment in waiting))]
+        due = [waiting.popleft() for _ in list(itertools.takewhile(lambda moment: moment <= now, waiting))]
         due_of |= zip(await insert(len(due)), due, strict=True)
     return due_of
 
