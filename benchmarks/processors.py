@@ -207,7 +207,7 @@ async def stored_at(rate: int, seconds: float, insert: Insert) -> dict[str, int]
             await asyncio.sleep(wait / NANOSECONDS)
             continue
         now = time.time_ns()
-        due = [waiting.popleft() for _ in list(itertools.takewhile(lambda moment: moment <= now, waiting))]
+        due = [waiting.popleft() for _ in list(itertools.takewhile(now.__ge__, waiting))]
         due_of |= zip(await insert(len(due)), due, strict=True)
     return due_of
 

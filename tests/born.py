@@ -3,15 +3,50 @@
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
+import sys
 from asyncio import ReadTransport, StreamReader, StreamReaderProtocol
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from rig.hookd import Hookd, running, surroundings
 from tests.commands import nursery
+
+PATIENCE_SECONDS = 120
+
+ASK = """
+import json, os, socket, sys
+told, tells = os.pipe()
+asked = {"arguments": sys.argv[2:], "folder": os.getcwd(), "environment": dict(os.environ)}
+with socket.socket(fileno=int(sys.argv[1])) as door:
+    socket.send_fds(door, [json.dumps(asked).encode()], [0, 1, 2, tells])
+os.close(tells)
+with os.fdopen(told) as answer:
+    sys.exit(int(answer.read().split()[1]) & 0xFF)
+"""
+
+
+async def shell(script: str, folder: Path, environment: Mapping[str, str]) -> str:
+    """Run a script of sh, for which `hookd` is born in the nursery; what it wrote. It has to end well."""
+    door = nursery().door
+    with TemporaryDirectory() as programs:
+        ask, program = Path(programs) / "ask.py", Path(programs) / "hookd"
+        ask.write_text(ASK)
+        program.write_text(f'#!/bin/sh\nexec {shlex.join((sys.executable, "-IS", str(ask), str(door)))} "$@"\n')
+        program.chmod(0o755)
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-eux", "-c", script, cwd=folder, pass_fds=(door,), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT,
+            env=os.environ | environment | {"PATH": f"{programs}:{os.environ['PATH']}"},
+        )  # fmt: skip
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    return said.decode()
 
 
 @asynccontextmanager

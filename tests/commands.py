@@ -118,6 +118,7 @@ class Nursery:
     def __init__(self) -> None:
         # Its standard error is ours. It ends when this process does, for nobody can ask it any more.
         self._door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.door = self._door.fileno()  # whoever inherits it can ask, too
         command = (sys.executable, "-P", "-m", "tests.nursery", str(theirs.fileno()))
         path = {"PYTHONPATH": str(Path(__file__).parents[1])}
         with theirs:

@@ -1,6 +1,7 @@
 """What most tests stand on: a real PostgreSQL, and in it a fresh, migrated database for each test."""
 
 import contextlib
+import gc
 import importlib
 import itertools
 import os
@@ -56,6 +57,12 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         coverage.start()
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays until the end: no collection of garbage looks through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def modules(packages: object) -> Iterator[str]:

@@ -59,6 +59,10 @@ class Server:
         """The name of a migrated database, to be copied: whichever process comes first makes it."""
         async with self._alone():
             if not await self._has(MIGRATED):
+                # Each copy is a checkpoint, and after it every page that is touched would be logged whole: for
+                # a server that dies amid a write, and nobody kills this one.
+                await self._connection.execute("ALTER SYSTEM SET full_page_writes = off")
+                await self._connection.execute("SELECT pg_reload_conf()")
                 await self._connection.execute("CREATE DATABASE migrating")
                 database = Database(with_name(self._url, "migrating"))
                 await asyncio.to_thread(upgrade, lambda: database.connect("migrate"), lambda: None)

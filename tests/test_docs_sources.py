@@ -1,17 +1,13 @@
 """What docs/sources.md shows is true: its commands in their order, its query, its file."""
 
-import asyncio
-import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 from chassis.database import Connection
 from hookd.registry.file import parse
-
-PATIENCE_SECONDS = 120
+from tests.born import shell
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "sources.md").read_text()
 
@@ -21,22 +17,11 @@ def fenced(language: str) -> list[str]:
 
 
 @pytest.mark.any_server
-@pytest.mark.unmeasured
 async def test_every_command_runs(database_url: str, connection: Connection, tmp_path: Path) -> None:
     """Its commands, all of them from the first on, do what they are shown for; at their end the sources are there."""
-    environment = os.environ | {
-        "HOOKD_DATABASE_URL": database_url,
-        "HOOKD_DATA_DIR": str(tmp_path / "data"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
+    environment = {"HOOKD_DATABASE_URL": database_url, "HOOKD_DATA_DIR": str(tmp_path / "data")}
     for block in fenced("sh"):
-        process = await asyncio.create_subprocess_exec(
-            "sh", "-eux", "-c", block, cwd=tmp_path, env=environment,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            _, said = await process.communicate()
-        assert process.returncode == 0, said.decode()
+        await shell(block, tmp_path, environment)
     rows = await connection.fetch("SELECT name, mode FROM hookd.sources ORDER BY name")
     assert [tuple(row) for row in rows] == [("github", "edge"), ("ours", "deferred"), ("whatsapp", "deferred")]
 

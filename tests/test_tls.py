@@ -7,9 +7,6 @@ import re
 import signal
 import socket
 import ssl
-import sys
-from asyncio import create_subprocess_exec
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -24,7 +21,7 @@ from chassis.database import Connection
 from chassis.tls import Identity
 from rig.hookd import ROOT
 from rig.load import Load
-from tests.born import hookd
+from tests.born import hookd, shell
 from tests.certifying import Pair, a_pair
 from tests.commands import Hookd
 from tests.receiving import (
@@ -405,20 +402,12 @@ def commands_shown() -> list[str]:
 async def test_every_command_of_the_document_runs(database_url: str, connection: Connection, tmp_path: Path) -> None:
     """docs/tls.md: certificates are made, a receiver speaks TLS with one, and curl and hookd send reach it."""
     make, make_for_names, start, post_there = commands_shown()
-    environment = {"HOOKD_DATABASE_URL": database_url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-    async def run(script: str) -> None:
-        process = await create_subprocess_exec(
-            "sh", "-eu", "-c", script, cwd=tmp_path, env=os.environ | environment, stdout=PIPE, stderr=PIPE
-        )
-        _, said = await process.communicate()
-        assert process.returncode == 0, said.decode()
-
-    await run(make + make_for_names)
+    environment = {"HOOKD_DATABASE_URL": database_url}
+    await shell(make + make_for_names, tmp_path, environment)
     words = (*start.split()[1:], "--port", "0")
     async with hookd(*words, cwd=tmp_path, environment=None, database_url=database_url) as up:
         port = (await up.logged("ingest.listening"))["url"].rpartition(":")[2]
-        await run(post_there.replace("8080", port))
+        await shell(post_there.replace("8080", port), tmp_path, environment)
         assert await up.stop() == 0
     assert await stored(connection) == 2
 

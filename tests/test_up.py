@@ -265,11 +265,10 @@ async def test_a_change_of_the_app_is_taken_up(hookd: Hookd, database_url: str, 
         running.next("reload.changed", files="handlers.py")
         running.next("processor.started")
         until(lambda: len(processed(here)) == 1)
-        for word in ("one", "two"):
-            assert answered(A_REPLY.format(word)) == word.encode()
+        assert answered(A_REPLY.format("one")) == b"one"
         assert answered(BROKEN).startswith(b'{"id"')
         assert answered(A_REPLY.format("again")) == b"again"
-        until(lambda: len(processed(here)) == 5)
+        until(lambda: len(processed(here)) == 4)
         running.process.terminate()
         assert running.ended() == 0
 

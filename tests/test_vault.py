@@ -68,6 +68,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.unmeasured
 async def test_two_that_make_the_key_at_once_make_one(file: Path) -> None:
     """Whoever seals first at the same moment, all use the key that stays in the file: none is lost."""
     paths = [file.with_name(f"key{number}") for number in range(3)]

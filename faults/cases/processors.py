@@ -13,7 +13,6 @@ from faults.scene import Scene
     "A processor is killed with -9 in mid-handler, three times",
     caught=("no-attempts", "leave-the-dead", "process-without-handling"),
     twice=KILLED,
-    is_short=True,
 )
 async def processor_killed(scene: Scene) -> None:
     app, cut = app_of(scene, TAKES_A_WHILE), 0

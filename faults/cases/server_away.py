@@ -19,7 +19,6 @@ AWAY = "a lease was lost: the database was away"
     "PostgreSQL is killed with -9 under load, three times, and recovers from its crash",
     caught=("answer-before-commit", "never-connect-again"),
     twice=AWAY,
-    is_short=True,
 )
 async def postgres_killed(scene: Scene) -> None:
     async with scene.ingest() as receiver, scene.processor(lease_seconds="3"):
