@@ -26,14 +26,14 @@ types: .venv/installed-dev
 	$(BIN)/mypy
 
 # The whole suite on the embedded server, with coverage; and what a server may answer differently on Debian's
-# PostgreSQL 15 too, where it is installed. Tests wait as much as they reckon: five at once suit two processors.
+# PostgreSQL 15 too, where it is installed. Tests wait as much as they reckon: four at once suit two processors.
 # They start processes by the hundred: without byte code each would compile all of hookd anew, each worker every test.
 DEBIAN = /usr/lib/postgresql/15/bin/postgres
 tests: export PYTHONDONTWRITEBYTECODE =
 tests: .venv/installed-dev
 	@if [ ! -x $(DEBIAN) ] && [ "$$CI" = true ]; then echo "PostgreSQL 15 is missing: apt-get install postgresql-15"; exit 1; fi
 	@[ -x $(DEBIAN) ] || echo "PostgreSQL 15 is not installed: the tests on Debian's server are left out"
-	$(BIN)/pytest -n 5 --dist worksteal --postgres $$([ -x $(DEBIAN) ] && echo both || echo embedded) --cov --cov-report=term
+	$(BIN)/pytest -n 4 --dist worksteal --postgres $$([ -x $(DEBIAN) ] && echo both || echo embedded) --cov --cov-report=term
 
 bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks

@@ -5,6 +5,7 @@ in JSON; with it files for its input and both outputs, and one where two lines a
 it ended. All else is as in a process of its own, which the child is.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -13,7 +14,10 @@ import os
 import select
 import socket
 import sys
+import threading
+import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from hookd import cli
 
@@ -77,13 +81,42 @@ def become(asked: dict[str, object], files: Sequence[int]) -> None:
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
 
 
+def live(asked: dict[str, object]) -> int:
+    """Run what was asked, in the way that the interpreter would; its exit code."""
+    try:
+        if "program" in asked:
+            exec(str(asked["program"]), {"__name__": "__main__"})
+        else:
+            cli.main()
+    except SystemExit as end:
+        if isinstance(end.code, int | None):
+            return end.code or 0
+        sys.stderr.write(f"{end.code}\n")
+        return 1
+    except Exception:  # noqa: BLE001 - whatever it is, it is told as the interpreter tells it
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """As the interpreter does, but that it takes nothing apart: that takes longer than most commands."""
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads it any more, or its disk is full: the interpreter says so
+            code = 120
+    os._exit(code)
+
+
 if __name__ == "__main__":
     for name in (*LATER, *(f"hookd.commands.{command}" for command in cli.COMMANDS)):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
     gc.freeze()  # else each child would look through all of it as it ends
     if (asked := serve(int(sys.argv[1]))) is not None:
-        if "program" in asked:
-            exec(str(asked["program"]), {"__name__": "__main__"})
-        else:
-            cli.main()
+        leave(live(asked))
