@@ -52,12 +52,14 @@ def form(body: bytes, content_type: str = "") -> dict[str, str]:
 
 
 def with_field(body: bytes, path: str, value: Any) -> bytes:
-    """A JSON object with `value` at `a.b`. Raises ValueError where the body is none."""
+    """A JSON object with `value` at `a.b`. Raises ValueError where there is none to take it."""
     document = parse_json(body)
     *way, last = path.split(".")
     place = document
     for step in way:
-        place = place.setdefault(step, {})
+        place = place.setdefault(step, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise ValueError(f"there is no JSON object for {path}")
     place[last] = value
     return to_json(document)
 

@@ -256,3 +256,11 @@ def test_json_is_what_python_takes_for_it(begins: bytes, rest: bytes, encoding: 
             return ValueError
 
     assert repr(read(content.parse_json)) == repr(read(json.loads))
+
+
+@pytest.mark.parametrize("body", [b"9", b"[]", b"null", b'{"a":1}', b'{"a":[]}', b'"a"'])
+def test_a_field_has_its_place_in_an_object_alone(body: bytes) -> None:
+    """What is no object, or has something else on the way, is refused; what is missing on the way is made."""
+    with pytest.raises(ValueError, match=r"no JSON object for a\.b"):
+        content.with_field(body, "a.b", 1)
+    assert content.with_field(b"{}", "a.b", 1) == b'{"a":{"b":1}}'
