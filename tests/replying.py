@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from chassis.database import Database
 from chassis.settings import CommonSettings
@@ -15,9 +17,14 @@ from processor.handling.declare import METHODS, Declaration, Function
 from processor.handling.dispatch import Dispatch
 from processor.handling.handler import Handler, handler_of
 from processor.settings import ProcessorSettings
-from tests.receiving import Local, receiving
+from protocol.request import Request
+from protocol.samples import Fault
+from tests.receiving import Answer, Local, receiving
+from tests.registering import sent
 
 PLACE = "app.py:1"
+HELD = "SELECT held_by IS NOT NULL FROM hookd.events"
+WAITS = "status = 'new' AND held_by IS NULL"
 
 
 def a_reply(function: Function, source: str = "demo", **declared: Any) -> Handler:
@@ -49,3 +56,14 @@ async def replying(
 
     async with receiving(database, replying=make, **settings) as receiver:
         yield receiver
+
+
+def receipt(answer: Answer) -> UUID:
+    """The row's id, of whoever got the usual answer."""
+    assert answer.headers["content-type"] == "application/json"
+    return answer.id
+
+
+def delivered(provider: str, *, delivery: str = "0001", fault: Fault | None = None) -> Request:
+    """The provider's sample, to a source of its name."""
+    return replace(sent(provider, delivery=delivery, fault=fault), target=f"/{provider}")

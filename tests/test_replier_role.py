@@ -13,9 +13,8 @@ from tests.factories import an_event
 from tests.processing import Watch
 from tests.receiving import MIB
 from tests.registering import a_source, wire
-from tests.replying import a_reply, replying
+from tests.replying import a_reply, delivered, replying
 from tests.test_processor_role import a_login
-from tests.test_replies import delivered
 
 
 @pytest.fixture
