@@ -8,7 +8,9 @@ import os
 import pkgutil
 import shutil
 import signal
+import ssl
 from collections.abc import AsyncIterator, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from coverage import Coverage
 from chassis.database import Connection, Database
 from chassis.embedded import Embedded
 from tests.databases import DEBIAN, Server, connected, server_parent
+from tests.fronting import Proxy, a_certificate, nginx
 from tests.processing import Handled
 from tests.receiving import Local, receiving
 
@@ -232,3 +235,20 @@ async def table(url: str) -> AsyncIterator[Connection]:
     connection: Connection = await asyncpg.connect(url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What nginx in front of a receiver shows."""
+    return a_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture
+def tls(certificate: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(certificate))
+
+
+@pytest.fixture
+def proxy(certificate: Path, tmp_path: Path) -> Proxy:
+    """`proxy(port)`: deploy/nginx/hookd.conf before a receiver on that port."""
+    return partial(nginx, certificate=certificate, folder=tmp_path)

@@ -20,8 +20,8 @@ from chassis.database import Connection
 from fuzz.__main__ import main
 from fuzz.making import is_makeable, make
 from fuzz.targets import all_targets, attempt, target_of
+from tests.fronting import needs_nginx, nginx
 from tests.receiving import PATIENCE_SECONDS, Answer, Local, chunked, cut, head, post
-from tests.test_deploy import certificate, needs_nginx, nginx  # noqa: F401 - a fixture is found by its name
 
 any_server = pytest.mark.any_server
 
@@ -332,12 +332,11 @@ class Way:
 
 @pytest.fixture(scope="module")
 async def behind_nginx(
-    receiver: Local, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    receiver: Local, certificate: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Way]:
     """deploy/nginx before the receiver of this chapter."""
-    pem: Path = request.getfixturevalue("certificate")
-    async with nginx(receiver.port, certificate=pem, folder=tmp_path_factory.mktemp("nginx")) as url:
-        yield Way(url.port or 0, ssl.create_default_context(cafile=str(pem)))
+    async with nginx(receiver.port, certificate=certificate, folder=tmp_path_factory.mktemp("nginx")) as url:
+        yield Way(url.port or 0, ssl.create_default_context(cafile=str(certificate)))
 
 
 NEXT = b"GET /-/live HTTP/1.1\r\nHost: hookd\r\nConnection: close\r\n\r\n"
