@@ -1,103 +1,20 @@
-"""Children are kept alive, heard, replaced and ended; no connection that waits for one of them is lost."""
+"""Children are kept alive, heard and ended, as long as the supervisor lives, and no longer."""
 
 import asyncio
-import contextlib
 import itertools
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
-from structlog.typing import EventDict
 
-from chassis.sockets import open_listeners
-from chassis.supervisor import Child, Supervisor, back_off, in_words
+from chassis.supervisor import Child, back_off, in_words
+from tests.supervising import A_CHILD, PATIENCE_SECONDS, Log, RollCall, a_child, heard, runs, supervising
 
 pytestmark = pytest.mark.unmeasured
-
-PATIENCE_SECONDS = 20.0
-
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-# Says on a Unix socket who it is, then lives in the manner its arguments name; says so too when it leaves in order.
-A_CHILD = """
-import asyncio, os, signal, sys, time
-from pathlib import Path
-from chassis.lifeline import Lifeline
-
-async def main(roll, name, manner, _, lifeline_fd, *others):
-    if manner.startswith("/"):
-        manner = Path(manner).read_text()
-    if manner.startswith("exit"):
-        sys.exit(int(manner.split()[1]))
-    gone = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, gone.set)
-    if manner == "deaf":
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, print)
-    if manner != "mute":
-        watch = asyncio.create_task(Lifeline(int(lifeline_fd)).watch(0.05))
-        watch.add_done_callback(lambda _: gone.set())
-        await asyncio.sleep(0)
-    reader, writer = await asyncio.open_unix_connection(roll)
-    writer.write(f"{name} {os.getpid()}\\n".encode())
-    await writer.drain()
-    if manner == "frozen":
-        time.sleep(600)
-    if manner == "brief":
-        await reader.read(1)
-        sys.exit(2)
-    await gone.wait()
-    writer.write(b"bye\\n")
-    await writer.drain()
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-# Echoes a line with its process id; on SIGTERM it serves what it accepted, and leaves the rest in the queue.
-AN_ECHO_WORKER = """
-import asyncio, os, signal, sys
-from chassis.lifeline import Lifeline
-from chassis.sockets import adopt
-
-async def main(_, lifeline_fd, __, listen_fd):
-    loop, stop, busy = asyncio.get_running_loop(), asyncio.Event(), set()
-    listener = adopt(int(listen_fd))
-
-    async def serve(connection):
-        reader, writer = await asyncio.open_connection(sock=connection)
-        line = await reader.readline()
-        writer.write(b"%d %s" % (os.getpid(), line))
-        await writer.drain()
-        writer.close()
-
-    def accept():
-        try:
-            connection, _ = listener.accept()
-        except BlockingIOError:
-            return
-        task = loop.create_task(serve(connection))
-        busy.add(task)
-        task.add_done_callback(busy.discard)
-
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_reader(listener, accept)
-    watch = loop.create_task(Lifeline(int(lifeline_fd)).watch(0.05))
-    watch.add_done_callback(lambda _: stop.set())
-    await stop.wait()
-    loop.remove_reader(listener)
-    listener.close()
-    if busy:
-        await asyncio.wait(busy)
-
-asyncio.run(main(*sys.argv[1:]))
-"""
 
 A_SUPERVISOR = """
 import asyncio, sys
@@ -112,135 +29,15 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-@dataclass(frozen=True)
-class Process:
-    """A child as it was heard: its last words, once its end of the connection is closed."""
-
-    name: str
-    pid: int
-    last_words: asyncio.Future[bytes]
-    writer: asyncio.StreamWriter
-
-    async def ended(self) -> bytes:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return await asyncio.shield(self.last_words)
-
-
-class RollCall:
-    """Where children say who they are."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._arrived: asyncio.Queue[Process] = asyncio.Queue()
-
-    async def __aenter__(self) -> "RollCall":
-        self._server = await asyncio.start_unix_server(self._hear, self.path)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await self._server.wait_closed()
-
-    async def next(self) -> Process:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return await self._arrived.get()
-
-    async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        name, pid = (await reader.readline()).split()
-        last_words = asyncio.get_running_loop().create_future()
-        self._arrived.put_nowait(Process(name.decode(), int(pid), last_words, writer))
-        try:
-            last_words.set_result(await reader.read())
-        except ConnectionError:
-            last_words.set_result(b"")
-        finally:
-            writer.close()
-
-
 @pytest.fixture
 async def roll(tmp_path: Path) -> AsyncIterator[RollCall]:
     async with RollCall(tmp_path / "roll") as roll:
         yield roll
 
 
-@dataclass(frozen=True)
-class Running:
-    supervisor: Supervisor
-    stop: asyncio.Event
-    task: asyncio.Task[int]
-
-    async def ended(self) -> int:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return await self.task
-
-
-A_CHILD_PROGRAM = (sys.executable, "-P", "-c", A_CHILD)
-AN_ECHO_PROGRAM = (sys.executable, "-P", "-c", AN_ECHO_WORKER)
-
-
-@contextlib.asynccontextmanager
-async def supervising(
-    *children: Child,
-    program: Sequence[str] = A_CHILD_PROGRAM,
-    grace_seconds: float = 10.0,
-    first_wait_seconds: float = 0.05,
-) -> AsyncIterator[Running]:
-    stop = asyncio.Event()
-    supervisor = Supervisor(
-        children,
-        grace_seconds=grace_seconds,
-        margin_seconds=0.0,
-        first_wait_seconds=first_wait_seconds,
-        program=program,
-    )
-    running = Running(supervisor, stop, asyncio.create_task(supervisor.run(stop)))
-    try:
-        yield running
-    finally:
-        supervisor.stop_now()
-        await asyncio.wait([running.task])
-
-
-def a_child(roll: RollCall, name: str = "one", manner: str = "steady", **rest: Any) -> Child:
-    return Child(name, (str(roll.path), name, manner), **rest)
-
-
-def runs(pid: int) -> bool:
-    """A zombie counts: whoever is not reaped still has its number."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-class Log:
-    """What the supervisor says."""
-
-    def __init__(self) -> None:
-        self._lines: list[EventDict] = []
-        self._said = asyncio.Event()
-
-    def __call__(self, _: object, __: str, line: EventDict) -> EventDict:
-        self._lines.append(dict(line))
-        self._said.set()
-        return line
-
-    def of(self, event: str) -> list[EventDict]:
-        return [line for line in self._lines if line["event"] == event]
-
-    async def wait_for(self, event: str, count: int = 1) -> list[EventDict]:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(self.of(event)) < count:
-                self._said.clear()
-                await self._said.wait()
-        return self.of(event)
-
-
 @pytest.fixture
 def log() -> Iterator[Log]:
-    log = Log()
-    with capture_logs(processors=[log]):
+    with heard() as log:
         yield log
 
 
@@ -451,115 +248,3 @@ async def test_a_child_leaves_after_its_supervisor() -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         said, _ = await supervisor.communicate()
     assert said == b"orphan\n"
-
-
-# --- nothing lost
-
-
-@pytest.fixture
-def listeners() -> Iterator[list[socket.socket]]:
-    with contextlib.ExitStack() as opened:
-        yield [opened.enter_context(each) for each in open_listeners("127.0.0.1", 0, 2)]
-
-
-def echo_workers(listeners: Sequence[socket.socket]) -> list[Child]:
-    return [Child(f"worker {i}", (), each, heartbeat_seconds=5.0) for i, each in enumerate(listeners, start=1)]
-
-
-async def connect(listener: socket.socket) -> Connection:
-    return await asyncio.open_connection(*listener.getsockname())
-
-
-async def answer(connection: Connection) -> int:
-    """The process that served this connection."""
-    reader, writer = connection
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        writer.write(b"hello\n")
-        pid, line = (await reader.readline()).split()
-        assert line == b"hello"
-        writer.close()
-        await writer.wait_closed()
-    return int(pid)
-
-
-async def ask(listener: socket.socket) -> int:
-    return await answer(await connect(listener))
-
-
-async def test_no_queued_connection_is_lost_with_its_worker(listeners: list[socket.socket], log: Log) -> None:
-    """1,000 fresh connections while one of two workers is killed -9 three times: every one is served."""
-    async with supervising(*echo_workers(listeners), program=AN_ECHO_PROGRAM):
-        served: list[int] = []
-        for _ in range(3):
-            victim = await ask(listeners[0])
-            os.kill(victim, signal.SIGSTOP)
-            os.waitid(os.P_PID, victim, os.WSTOPPED)  # noqa: ASYNC222 - at once; what comes now waits in its queue
-            waiting = [await connect(listeners[0]) for _ in range(167)]
-            os.kill(victim, signal.SIGKILL)
-            waiting += [await connect(listeners[0]) for _ in range(167)]
-            answers = await asyncio.gather(*map(answer, waiting))
-            assert victim not in answers
-            served += answers
-    assert len(served) == 1002
-    assert len(log.of("child.died")) == 3
-
-
-async def test_a_rolling_restart_loses_no_connection(listeners: list[socket.socket], log: Log) -> None:
-    """Connections made all through a rolling restart are served: each by an old worker or by its successor."""
-    async with supervising(*echo_workers(listeners), program=AN_ECHO_PROGRAM) as running:
-        served = {await ask(listeners[0]) for _ in range(20)}
-        old = {line["pid"] for line in log.of("child.started")}
-        replaced = asyncio.create_task(log.wait_for("child.stopped", 2))
-        running.supervisor.restart()
-        while not replaced.done():
-            served |= {await ask(listeners[0]) for _ in range(20)}
-        served_after = {await ask(listeners[0]) for _ in range(40)}
-    assert {line["pid"] for line in await replaced} == old
-    assert {line["exit_code"] for line in await replaced} == {0}
-    assert served_after == {line["pid"] for line in log.of("child.started")} - old
-    assert served <= old | served_after
-
-
-async def test_the_successor_serves_while_the_old_worker_finishes(listeners: list[socket.socket], log: Log) -> None:
-    """A worker that is being replaced finishes the request it has; new ones do not wait for that."""
-    [listener, _] = listeners
-    listeners[1].close()
-    async with supervising(*echo_workers([listener]), program=AN_ECHO_PROGRAM) as running:
-        slow = await connect(listener)
-        old = await ask(listener)  # accepted after the slow one, so that one is accepted too
-        running.supervisor.restart()
-        new = (await log.wait_for("child.started", 2))[1]["pid"]
-        while await ask(listener) != new:
-            pass
-        assert runs(old)
-        assert await answer(slow) == old
-        await log.wait_for("child.stopped")
-        assert await ask(listener) == new
-
-
-async def test_a_successor_that_cannot_start_replaces_nobody(
-    roll: RollCall, log: Log, listeners: list[socket.socket], tmp_path: Path
-) -> None:
-    """A rolling restart into broken settings is given up; the old worker serves on, and the next one may succeed."""
-    manner = tmp_path / "manner"
-    manner.write_text("steady")
-    async with supervising(a_child(roll, manner=str(manner), listener=listeners[0])) as running:
-        old = await roll.next()
-        manner.write_text("exit 2")
-        running.supervisor.restart()
-        await log.wait_for("restart.abandoned")
-        assert runs(old.pid)
-        manner.write_text("steady")
-        running.supervisor.restart()
-        new = await roll.next()
-        assert await old.ended() == b"bye\n"
-        assert runs(new.pid)
-
-
-async def test_what_does_not_listen_is_not_restarted(roll: RollCall, log: Log, listeners: list[socket.socket]) -> None:
-    """A rolling restart leaves a child without a listener alone."""
-    async with supervising(a_child(roll, "processor"), a_child(roll, "worker", listener=listeners[0])) as running:
-        [await roll.next(), await roll.next()]
-        running.supervisor.restart()
-        assert (await roll.next()).name == "worker"
-        assert [line["child"] for line in await log.wait_for("child.stopped")] == ["worker"]
