@@ -22,6 +22,7 @@ from coverage import Coverage
 from chassis.database import Connection, Database
 from chassis.embedded import Embedded
 from tests.databases import DEBIAN, Server, connected, server_parent
+from tests.embedding import Begun, beginning
 from tests.fronting import Proxy, a_certificate, nginx
 from tests.processing import Handled
 from tests.receiving import Local, receiving
@@ -235,6 +236,13 @@ async def table(url: str) -> AsyncIterator[Connection]:
     connection: Connection = await asyncpg.connect(url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture(scope="session")
+def begun() -> Iterator[Begun]:
+    """A first start takes seconds: the chapters about the embedded server share one."""
+    with beginning() as begun:
+        yield begun
 
 
 @pytest.fixture(scope="session")
