@@ -19,8 +19,9 @@ from processor.handling.handler import Handler, handler_of
 from processor.settings import ProcessorSettings
 from protocol.request import Request
 from protocol.samples import Fault
-from tests.receiving import Answer, Local, receiving
+from tests.receiving import Local, receiving
 from tests.registering import sent
+from tests.sending import Answer
 
 PLACE = "app.py:1"
 HELD = "SELECT held_by IS NOT NULL FROM hookd.events"

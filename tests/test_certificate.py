@@ -22,7 +22,8 @@ from chassis.certificate import a_name, made, validity
 from chassis.database import Connection
 from hookd.files import Contents, write
 from tests.commands import Hookd
-from tests.receiving import receiving, row_of, stored
+from tests.receiving import receiving
+from tests.storing import row_of, stored
 
 pytestmark = pytest.mark.any_server
 

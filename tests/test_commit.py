@@ -6,24 +6,12 @@ from datetime import date
 import pytest
 
 from chassis.database import Connection, Database, DatabaseError
+from tests.breaking import Proxy, away, locked, throw_out
 from tests.databases import execute
-from tests.receiving import (
-    MIB,
-    PATIENCE_SECONDS,
-    Answer,
-    Local,
-    Proxy,
-    Sender,
-    away,
-    in_time,
-    locked,
-    missing,
-    post,
-    receiving,
-    row_of,
-    stored,
-    throw_out,
-)
+from tests.receiving import Local, receiving
+from tests.sending import MIB, Answer, Sender, post
+from tests.storing import missing, row_of, stored
+from tests.waiting import PATIENCE_SECONDS, in_time
 
 any_server = pytest.mark.any_server
 

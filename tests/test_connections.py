@@ -6,20 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from chassis.database import Connection
-from tests.receiving import (
-    PATIENCE_SECONDS,
-    Local,
-    Sender,
-    a_listener,
-    away,
-    chunked,
-    head,
-    one_by_one,
-    post,
-    receiving,
-    row_of,
-    stored,
-)
+from tests.breaking import away
+from tests.receiving import Local, a_listener, receiving
+from tests.sending import Sender, chunked, head, one_by_one, post
+from tests.storing import row_of, stored
+from tests.waiting import PATIENCE_SECONDS
 
 any_server = pytest.mark.any_server
 

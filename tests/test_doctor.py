@@ -24,8 +24,9 @@ from hookd.doctor.trials import NOBODY_HANDLES, Sent, faults_of, made, probes_of
 from hookd.doctor.visit import Unknown, until_known
 from protocol.providers import PROVIDERS
 from protocol.source import SECRET
-from tests.receiving import Local, hookd_ingest, in_time
+from tests.receiving import Local, hookd_ingest
 from tests.trying import KEY, Inbox, commands, inbox
+from tests.waiting import in_time
 
 pytestmark = pytest.mark.any_server
 

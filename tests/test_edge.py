@@ -18,26 +18,14 @@ from protocol.providers import PROVIDERS
 from protocol.request import Request
 from protocol.samples import credentials, sample_delivery
 from protocol.source import FETCHING
+from tests.breaking import away, locked
 from tests.commands import Hookd
 from tests.factories import counts
-from tests.receiving import (
-    MIB,
-    PATIENCE_SECONDS,
-    Headers,
-    Local,
-    Sender,
-    a_listener,
-    away,
-    head,
-    hookd_ingest,
-    in_time,
-    locked,
-    post,
-    receiving,
-    row_of,
-    stored,
-)
+from tests.receiving import Local, a_listener, hookd_ingest, receiving
 from tests.registering import SECRET_KEY, register, wire
+from tests.sending import MIB, Headers, Sender, head, post
+from tests.storing import row_of, stored
+from tests.waiting import PATIENCE_SECONDS, in_time
 
 any_server = pytest.mark.any_server
 # Of Discord what is not verified is refused as its handshakes are.

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from chassis.database import Connection
 from hookd.cli import COMMANDS, hookd
 from tests.processing import an_app
-from tests.receiving import PATIENCE_SECONDS, Remote, hookd_ingest, in_time
+from tests.receiving import Remote, hookd_ingest
+from tests.waiting import PATIENCE_SECONDS, in_time
 
 pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 

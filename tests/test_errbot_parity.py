@@ -14,7 +14,8 @@ import pytest
 
 from tests.commands import Hookd
 from tests.processing import an_app
-from tests.receiving import Headers, Remote, hookd_ingest
+from tests.receiving import Remote, hookd_ingest
+from tests.sending import Headers
 
 pytestmark = pytest.mark.any_server
 

@@ -16,8 +16,9 @@ from hookd import testing
 from tests.commands import Hookd
 from tests.factories import an_event, row_of
 from tests.processing import Watch
-from tests.receiving import Headers, hookd_ingest
+from tests.receiving import hookd_ingest
 from tests.registering import SECRET_KEY, a_delivery, a_source
+from tests.sending import Headers
 
 pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 

@@ -21,7 +21,9 @@ from fuzz.__main__ import main
 from fuzz.making import is_makeable, make
 from fuzz.targets import all_targets, attempt, target_of
 from tests.fronting import needs_nginx, nginx
-from tests.receiving import PATIENCE_SECONDS, Answer, Local, chunked, cut, head, post
+from tests.receiving import Local
+from tests.sending import Answer, chunked, cut, head, post
+from tests.waiting import PATIENCE_SECONDS
 
 any_server = pytest.mark.any_server
 

@@ -17,19 +17,11 @@ from protocol.providers import PROVIDERS
 from protocol.request import Request
 from protocol.samples import credentials, sample_delivery
 from protocol.signature import with_headers
-from tests.receiving import (
-    PATIENCE_SECONDS,
-    Answer,
-    Local,
-    Sender,
-    a_listener,
-    head,
-    hookd_ingest,
-    in_time,
-    receiving,
-    stored,
-)
+from tests.receiving import Local, a_listener, hookd_ingest, receiving
 from tests.registering import SECRET_KEY, register, wire
+from tests.sending import Answer, Sender, head
+from tests.storing import stored
+from tests.waiting import PATIENCE_SECONDS, in_time
 
 pytestmark = pytest.mark.any_server
 

@@ -6,18 +6,10 @@ import json
 import pytest
 
 from chassis.database import Connection
-from tests.receiving import (
-    Local,
-    Sender,
-    a_listener,
-    head,
-    hookd_ingest,
-    in_time,
-    post,
-    receiving,
-    refused,
-    stored,
-)
+from tests.receiving import Local, a_listener, hookd_ingest, receiving
+from tests.sending import Sender, head, post
+from tests.storing import refused, stored
+from tests.waiting import in_time
 
 any_server = pytest.mark.any_server
 

@@ -9,25 +9,12 @@ import pytest
 
 from chassis.database import Connection
 from chassis.sockets import raise_open_files_limit
+from tests.breaking import locked
 from tests.needs import needs
-from tests.receiving import (
-    KIB,
-    MIB,
-    PATIENCE_SECONDS,
-    Local,
-    Sender,
-    chunked,
-    cut,
-    head,
-    hookd_ingest,
-    locked,
-    one_by_one,
-    post,
-    receiving,
-    refused,
-    row_of,
-    stored,
-)
+from tests.receiving import Local, hookd_ingest, receiving
+from tests.sending import KIB, MIB, Sender, chunked, cut, head, one_by_one, post
+from tests.storing import refused, row_of, stored
+from tests.waiting import PATIENCE_SECONDS
 
 HEAD_BYTES_MAX = 64 * KIB
 PROC = Path("/proc/self/status")

@@ -22,10 +22,11 @@ from rig import hookd as bare
 from rig.hookd import Hookd
 from rig.load import Load
 from tests.born import hookd
+from tests.breaking import Proxy
 from tests.factories import events
 from tests.needs import needs
 from tests.processing import Handled, Watch, processing
-from tests.receiving import Proxy, hookd_ingest
+from tests.receiving import hookd_ingest
 from tests.registering import a_source, sent, wire
 
 pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]

@@ -15,24 +15,12 @@ from hypothesis import strategies as st
 
 from chassis.database import Connection
 from protocol.providers import PROVIDERS
+from tests.breaking import away
 from tests.databases import execute
 from tests.needs import needs
-from tests.receiving import (
-    MIB,
-    Headers,
-    Local,
-    Sender,
-    a_listener,
-    away,
-    chunked,
-    cut,
-    head,
-    hookd_ingest,
-    one_by_one,
-    post,
-    receiving,
-    row_of,
-)
+from tests.receiving import Local, a_listener, hookd_ingest, receiving
+from tests.sending import MIB, Headers, Sender, chunked, cut, head, one_by_one, post
+from tests.storing import row_of
 
 any_server = pytest.mark.any_server
 

@@ -16,8 +16,10 @@ from chassis.database import Connection, Database, DatabaseError
 from chassis.embedded import Embedded
 from migrations.upgrade import upgrade
 from tests.databases import execute
-from tests.receiving import PATIENCE_SECONDS, receiving, row_of, stored
+from tests.receiving import receiving
 from tests.registering import register
+from tests.storing import row_of, stored
+from tests.waiting import PATIENCE_SECONDS
 
 ROLES = """
 CREATE ROLE receiver LOGIN IN ROLE hookd_receiver;

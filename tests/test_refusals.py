@@ -4,17 +4,9 @@ import pytest
 
 from chassis.database import Connection
 from ingest.settings import IngestSettings
-from tests.receiving import (
-    Local,
-    chunked,
-    head,
-    one_by_one,
-    post,
-    receiving,
-    refused,
-    row_of,
-    stored,
-)
+from tests.receiving import Local, receiving
+from tests.sending import chunked, head, one_by_one, post
+from tests.storing import refused, row_of, stored
 
 any_server = pytest.mark.any_server
 

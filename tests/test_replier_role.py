@@ -11,9 +11,9 @@ from chassis.database import Connection, Database, DatabaseError
 from processor.handling.event import Event
 from tests.factories import an_event
 from tests.processing import Watch
-from tests.receiving import MIB
 from tests.registering import a_source, wire
 from tests.replying import a_reply, delivered, replying
+from tests.sending import MIB
 from tests.test_processor_role import a_login
 
 

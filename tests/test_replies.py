@@ -12,9 +12,11 @@ from chassis.database import Connection, Database
 from processor.handling.event import Event
 from tests.factories import counts
 from tests.processing import Gate, Watch, a_handler, processing
-from tests.receiving import MIB, PATIENCE_SECONDS, in_time, stored
 from tests.registering import a_source
 from tests.replying import WAITS, a_reply, receipt, replying
+from tests.sending import MIB
+from tests.storing import stored
+from tests.waiting import PATIENCE_SECONDS, in_time
 
 pytestmark = pytest.mark.any_server
 

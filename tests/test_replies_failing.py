@@ -9,10 +9,13 @@ import hookd
 from chassis.database import Connection, Database
 from ingest.settings import IngestSettings
 from processor.handling.event import Event
+from tests.breaking import Proxy
 from tests.databases import execute
 from tests.processing import Gate, Watch, a_handler, processing
-from tests.receiving import PATIENCE_SECONDS, Proxy, head, stored
 from tests.replying import HELD, WAITS, a_reply, receipt, replying
+from tests.sending import head
+from tests.storing import stored
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.any_server
 

@@ -15,8 +15,10 @@ from chassis.database import Connection, Database
 from processor.handling.event import Event
 from tests.born import hookd as hookd_process
 from tests.processing import Gate, Watch, an_app
-from tests.receiving import PATIENCE_SECONDS, hookd_ingest, in_time, row_of
+from tests.receiving import hookd_ingest
 from tests.replying import HELD, WAITS, receipt, replying
+from tests.storing import row_of
+from tests.waiting import PATIENCE_SECONDS, in_time
 
 pytestmark = pytest.mark.any_server
 

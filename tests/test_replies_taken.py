@@ -8,9 +8,11 @@ import pytest
 from chassis.database import Connection, Database
 from processor.handling.event import Event
 from tests.processing import Watch, a_handler, processing
-from tests.receiving import PATIENCE_SECONDS, head, row_of, stored
 from tests.registering import a_source, register, wire
 from tests.replying import a_hook, a_reply, delivered, receipt, replying
+from tests.sending import head
+from tests.storing import row_of, stored
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.any_server
 

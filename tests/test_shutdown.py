@@ -10,19 +10,10 @@ import pytest
 
 from chassis.database import Connection
 from rig.load import Load
-from tests.receiving import (
-    PATIENCE_SECONDS,
-    Receiver,
-    Remote,
-    Sender,
-    chunked,
-    head,
-    hookd_ingest,
-    post,
-    receiving,
-    row_of,
-    stored,
-)
+from tests.receiving import Receiver, Remote, hookd_ingest, receiving
+from tests.sending import Sender, chunked, head, post
+from tests.storing import row_of, stored
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 

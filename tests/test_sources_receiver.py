@@ -14,27 +14,14 @@ from structlog.testing import capture_logs
 
 from chassis.database import Connection, DatabaseError
 from chassis.vault import Vault
+from tests.breaking import away, locked
 from tests.commands import Hookd
 from tests.needs import needs
-from tests.receiving import (
-    MIB,
-    PATIENCE_SECONDS,
-    Headers,
-    Local,
-    Sender,
-    away,
-    chunked,
-    head,
-    hookd_ingest,
-    in_time,
-    locked,
-    post,
-    receiving,
-    refused,
-    row_of,
-    stored,
-)
+from tests.receiving import Local, hookd_ingest, receiving
 from tests.registering import CHANGE_SECONDS, register
+from tests.sending import MIB, Headers, Sender, chunked, head, post
+from tests.storing import refused, row_of, stored
+from tests.waiting import PATIENCE_SECONDS, in_time
 
 pytestmark = pytest.mark.any_server
 

@@ -18,9 +18,9 @@ from processor.outcome import PROCESSED, RETURNED, Ending, Outcome, conclude, en
 from processor.settling.store import Settlement
 from processor.store import Store
 from rig import seed
+from tests.breaking import Proxy
 from tests.factories import an_event, counts, events, row_of
 from tests.holding import LEASE_SECONDS, claim, ids, seconds_until, settlement
-from tests.receiving import Proxy
 
 REPLAY = """
 UPDATE hookd.events SET status = 'new', held_by = NULL, attempts = 0, reason = NULL, finished_at = NULL, due_at = now()

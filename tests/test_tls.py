@@ -24,22 +24,10 @@ from rig.load import Load
 from tests.born import hookd, shell
 from tests.certifying import Pair, a_pair
 from tests.commands import Hookd
-from tests.receiving import (
-    MIB,
-    PATIENCE_SECONDS,
-    Local,
-    Remote,
-    Sender,
-    TLSSender,
-    chunked,
-    hookd_ingest,
-    in_time,
-    one_by_one,
-    post,
-    receiving,
-    row_of,
-    stored,
-)
+from tests.receiving import Local, Remote, hookd_ingest, receiving
+from tests.sending import MIB, Sender, TLSSender, chunked, one_by_one, post
+from tests.storing import row_of, stored
+from tests.waiting import PATIENCE_SECONDS, in_time
 
 pytestmark = [pytest.mark.any_server, pytest.mark.unmeasured]
 
