@@ -173,7 +173,9 @@ async def test_unknown_sources_can_be_stored_for_ever(database_url: str, connect
     """Also beside registered ones."""
     await register(connection, "github")
     async with receiving(database_url, unknown_sources="store") as receiver:
-        await row_of(connection, await receiver.post("/demo"))
+        answer = await receiver.post("/demo")
+        assert answer.status == 200
+        assert (await row_of(connection, answer))["source"] == "demo"
 
 
 async def test_no_source_is_unknown_before_anybody_could_ask(
@@ -193,4 +195,6 @@ async def test_what_waits_for_the_receiver_s_start_is_stored(database_url: str, 
     await sender.send(post())
     async with receiving(database_url, listener, unknown_sources="auto") as receiver:
         receiver.senders.append(sender)
-        await row_of(connection, await sender.answer())
+        answer = await sender.answer()
+        assert answer.status == 200
+        assert (await row_of(connection, answer))["source"] == "demo"
