@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 from chassis.embedded import Embedded, EmbeddedError, binaries
 from tests.needs import needs
+from tests.waiting import PATIENCE_SECONDS
 
 Begun: TypeAlias = Callable[..., Embedded]
 
@@ -133,6 +136,20 @@ def kept_row(url: str) -> str:
 
 def server_pid(folder: Path) -> int:
     return int((folder / "postgres" / "postmaster.pid").read_text().split()[0])
+
+
+def kill_server(folder: Path, url: str) -> None:
+    """kill -9, and not back before its socket is closed: whoever looks sooner finds the server as it was."""
+    os.kill(server_pid(folder), signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while is_listening(url):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_listening(url: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(socket_folder(url) / ".s.PGSQL.5432")) == 0
 
 
 def is_stopped(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +27,7 @@ from tests.embedding import (
     is_stopped,
     keep_a_row,
     kept_row,
+    kill_server,
     may_mount,
     mode,
     only_root,
@@ -158,7 +158,7 @@ def test_a_killed_server_is_started_again_by_whoever_misses_it(place: Path, begu
     embedded, other = begun(place / "data", programs), Embedded(place / "data", programs)
     with embedded.serve() as url, other.serve():
         keep_a_row(url)
-        os.kill(server_pid(place / "data"), signal.SIGKILL)
+        kill_server(place / "data", url)
         revivals = [threading.Thread(target=each.revive) for each in (embedded, other, embedded)]
         for revival in revivals:
             revival.start()
