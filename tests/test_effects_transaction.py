@@ -95,6 +95,7 @@ async def test_a_handler_that_ends_its_transaction(
     "sql",
     [
         "ROLLBACK AND CHAIN; INSERT INTO ledger DEFAULT VALUES; COMMIT",
+        "SAVEPOINT mine; SELECT 1 / 0; COMMIT AND CHAIN; INSERT INTO ledger DEFAULT VALUES; COMMIT",
         "ROLLBACK; BEGIN READ WRITE; INSERT INTO ledger DEFAULT VALUES; COMMIT",
         "CLOSE ALL; INSERT INTO ledger DEFAULT VALUES; COMMIT",
     ],
@@ -105,7 +106,8 @@ async def test_what_gets_past(database: Database, connection: Connection, watch:
 
     async def insists(event: api.Event, conn: asyncpg.Connection) -> None:
         for step in sql.split("; "):
-            await conn.execute(step)
+            with contextlib.suppress(asyncpg.DivisionByZeroError):
+                await conn.execute(step)
 
     async with processing(database, insists):
         await watch.until(WAITS_FOR_ITS_RETRY, event_id, 1)
@@ -133,7 +135,7 @@ STEPS = {
     "savepoint": "SAVEPOINT mine",
     "release": "RELEASE SAVEPOINT mine",
     "back": "ROLLBACK TO SAVEPOINT mine",
-    **{each: each for each in ("COMMIT", "ROLLBACK", "COMMIT AND CHAIN", "BEGIN")},
+    **{each: each for each in ("COMMIT", "ROLLBACK", "BEGIN")},
 }
 
 
@@ -167,4 +169,4 @@ async def test_whatever_a_handler_does_to_its_transaction(
         status, _ = (await watch.settled())[event_id]
     saved = len(await written(connection))
     assert saved == (seen if status == "processed" else 0)
-    assert (status == "processed") <= {"COMMIT", "ROLLBACK", "COMMIT AND CHAIN"}.isdisjoint(steps)
+    assert (status == "processed") <= {"COMMIT", "ROLLBACK"}.isdisjoint(steps)
