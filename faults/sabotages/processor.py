@@ -39,9 +39,16 @@ def no_renewal() -> None:
 
 @sabotage
 def no_skip_locked() -> None:
-    """Two claims at the same moment take the same rows."""
-    assert "FOR UPDATE SKIP LOCKED),\nfit" in claiming.CLAIM
-    claiming.CLAIM = claiming.CLAIM.replace("FOR UPDATE SKIP LOCKED),\nfit", "),\nfit")
+    """Two claims at the same moment take the same rows: what is due is looked up, and then taken if it is still new.
+
+    (Taken whatever it is by then, some would be settled: that the table itself refuses, and the processor ends.)
+    """
+    for before, after in (
+        ("FOR UPDATE SKIP LOCKED),\nfit", "),\nfit"),
+        ("WHERE e.id = fit.id", "WHERE e.status = 'new' AND e.id = fit.id"),
+    ):
+        assert before in claiming.CLAIM
+        claiming.CLAIM = claiming.CLAIM.replace(before, after)
 
 
 @sabotage
