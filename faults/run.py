@@ -15,6 +15,8 @@ from faults.case import Case
 from faults.scene import Scene
 from rig.server import Server, template
 
+LOOK_SECONDS_MAX = 10.0  # at what a case has left that ended badly
+
 
 @dataclass
 class Result:
@@ -55,19 +57,31 @@ class Stage:
             folder = Path(name)
             folder.chmod(0o755)
             server = Server(folder, self._template)
+            scene = Scene(folder, server, seed, sabotage, figures=result.figures)
             try:
                 await server.start()
-                scene = Scene(folder, server, seed, sabotage, figures=result.figures)
                 async with asyncio.timeout(case.seconds_max):
                     await case.run(scene)
-                result.violations = await scene.violations(may_run_twice=case.twice is not None)
+                assert case.twice or not scene.excused, "events may be handled twice here, and the case says not why"
+                result.violations = await scene.violations()
             except Exception as error:  # noqa: BLE001 - whatever ends a case has ended it badly
-                result.violations.append(_told(error))
+                result.violations = [_told(error), *await _left_behind(scene)]
             finally:
                 result.blunt = breaking.bluntness(folder) if sabotage else ""
                 await asyncio.to_thread(server.end)
         result.seconds = time.monotonic() - began
         return result
+
+
+async def _left_behind(scene: Scene) -> list[str]:
+    """What a case that ended badly has left: whether it was merely late, or something is lost or was done twice."""
+    if not scene.server.runs:
+        return []
+    try:
+        async with asyncio.timeout(LOOK_SECONDS_MAX):
+            return await scene.violations()
+    except Exception as error:  # noqa: BLE001 - the server may be in any state
+        return [f"and PostgreSQL does not say what was left: {_told(error)}"]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 import ssl
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ class Load:
     """Senders that POST until told to stop, each body once, and keep every answer.
 
     `pause_seconds`: between an answer and the next POST of the same sender; 0: at once. `tls`: whom it trusts.
-    `keeps_alive`: whether a sender keeps its connection for its next POST.
+    `sent_max`: of all of them together. `keeps_alive`: whether a sender keeps its connection for its next POST.
     """
 
     url: str
@@ -32,12 +33,14 @@ class Load:
     pause_seconds: float = 0.0
     timeout_seconds: float = 10.0
     source: str = SOURCE
+    sent_max: float = math.inf
     tls: ssl.SSLContext | None = None
     keeps_alive: bool = True
     answered: dict[str, Number] = field(default_factory=dict)  # what was sent for each id answered with 200
     refused: set[Number] = field(default_factory=set)  # what was answered with a 4xx
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)  # that each answer of 200 took
+    shared: int = 0  # answers of 200 that bear an id of before
     cut: int = 0
     sent: int = 0
 
@@ -69,7 +72,7 @@ class Load:
         connector = aiohttp.TCPConnector(force_close=not self.keeps_alive)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
             number = 0
-            while not stop.is_set():
+            while not stop.is_set() and self.sent < self.sent_max:
                 number += 1
                 await self._post(session, (sender, number))
                 if self.pause_seconds:
@@ -82,13 +85,18 @@ class Load:
             async with session.post(url, data=body_of(*number), ssl=self.tls or True) as answer:
                 self.statuses[answer.status] += 1
                 if answer.status == 200:
-                    self.answered[(await answer.json())["id"]] = number
+                    self.keep((await answer.json())["id"], number)
                     self.seconds.append(time.monotonic() - began)
                 elif 400 <= answer.status < 500:
                     self.refused.add(number)
         except (aiohttp.ClientError, TimeoutError):
             self.cut += 1
             await asyncio.sleep(0.05)  # a receiver that is down refuses at once: do not spin
+
+    def keep(self, event_id: str, number: Number) -> None:
+        """That body was answered with 200 and this id."""
+        self.shared += event_id in self.answered
+        self.answered[event_id] = number
 
     async def violations(self, connection: Connection) -> list[str]:
         """What speaks against: every 2xx is in the table exactly once, byte for byte, and nothing but what was sent."""
@@ -99,6 +107,7 @@ class Load:
         copies = Counter(number for number in stored.values() if number is not None)
         found = {
             "answered with 200 and not in the table": len(self.answered.keys() - stored.keys()),
+            "answered with the id of another": self.shared,
             "in the table with other bytes than were sent": sum(
                 stored.get(each, number) != number for each, number in self.answered.items()
             ),

@@ -45,6 +45,11 @@ def lines(scene: Scene, name: str = "handled") -> list[tuple[str, int, float]]:
     return [(each[0], int(each[1]), float(each[2])) for each in words]
 
 
+def cut_off(scene: Scene) -> set[str]:
+    """The ids of the events whose handlers were begun and have not come to their end."""
+    return {each for each, _, _ in lines(scene)} - {each for each, _, _ in lines(scene, "ended")}
+
+
 async def until_lines(scene: Scene, count: int, name: str = "handled") -> None:
     async with asyncio.timeout(LINES_SECONDS_MAX):
         while len(lines(scene, name)) < count:

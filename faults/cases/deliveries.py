@@ -60,7 +60,7 @@ async def send(account: Load, sendings: Iterable[Sending], *, connections: int =
                 answer = await senders[place].ask(each.wire())
                 assert answer.status == 200, f"a delivery was answered {answer}"
                 sent[answer.id] = each
-                account.answered[answer.id] = (each.delivery, each.number)
+                account.keep(answer.id, (each.delivery, each.number))
 
         for place in range(connections):
             table.create_task(work(place))

@@ -76,6 +76,7 @@ async def everything_killed(scene: Scene) -> None:
                     kill(pid)
                 scene.server.kill()
             await scene.server.start()
+            await scene.excuse_held()
         async with scene.ingest(*command) as receiver:
             await load.more(300)
             assert await receiver.stop() == 0, "the supervisor did not exit with 0"

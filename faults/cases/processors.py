@@ -4,7 +4,7 @@ from typing import Any
 
 from faults.case import case
 from faults.cases.accounts import KILLED, total
-from faults.cases.apps import TAKES_A_WHILE, app_of, lines, until_lines
+from faults.cases.apps import TAKES_A_WHILE, app_of, cut_off, lines, until_lines
 from faults.cases.table import SHOP, require_attempts, require_counted, require_handed_back, stored, until_settled
 from faults.scene import Scene
 
@@ -22,6 +22,7 @@ async def processor_killed(scene: Scene) -> None:
             await until_lines(scene, len(lines(scene)) + scene.random.randint(9, 20))
             processor.kill()
             await processor.ended()
+        await scene.excuse_held()
         cut = len(lines(scene)) - len(lines(scene, "ended"))
     async with scene.processor("--app", app, "--concurrency", "8", lease_seconds="1") as processor:
         await until_settled(scene, processor, seconds_max=30)
@@ -72,12 +73,14 @@ async def processor_terminated(scene: Scene) -> None:
     async with processor(600, 0.5) as hasty:
         await until_lines(scene, len(lines(scene)) + 8)
         assert await hasty.stop() == 0, "beyond the grace"
+    scene.excuse(cut_off(scene))
     await require_handed_back(scene)
     async with processor(600, 600) as told_twice:
         await until_lines(scene, len(lines(scene)) + 8)
         told_twice.process.terminate()
         await told_twice.logged("processor.stopping")
         assert await told_twice.stop() == 0, "told twice"
+    scene.excuse(cut_off(scene))
     await require_handed_back(scene)
     async with processor(0, 20) as last:
         await until_settled(scene, last)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from faults.scene import Scene
+from faults.scene import SENT_MAX, Scene
 from rig.hookd import Hookd
 from rig.load import SOURCE, Load
 
@@ -24,7 +24,7 @@ async def url_of(receiver: Hookd) -> str:
 
 def load_on(scene: Scene, url: str, source: str = SOURCE, pause_seconds: float = PACE_SECONDS) -> Load:
     """A load for whoever listens there, now and later; or, for another source, an account of what a case sends."""
-    load = Load(url, pause_seconds=pause_seconds, source=source, timeout_seconds=PATIENCE_SECONDS)
+    load = Load(url, pause_seconds=pause_seconds, source=source, timeout_seconds=PATIENCE_SECONDS, sent_max=SENT_MAX)
     scene.loads.append(load)
     return load
 

@@ -29,6 +29,7 @@ async def postgres_killed(scene: Scene) -> None:
                 scene.server.kill()
                 await asyncio.sleep(scene.random.uniform(0, 1))
                 await scene.server.start()
+                await scene.excuse_held()
             await load.more(300)
     await scene.settle_all()
 

@@ -24,6 +24,7 @@ async def book(event, conn: asyncpg.Connection):
     await asyncio.sleep(0.1)
     noted(event, "ended")
     if chance(event) < 0.1:
+        noted(event, "again")
         raise hookd.Retry("not yet", after=0)
     if chance(event) > 0.9:
         raise hookd.Reject("never")
@@ -47,16 +48,19 @@ async def killed_in_a_transaction(scene: Scene) -> None:
                     await more_runs(scene)
                     processor.kill()
                     await processor.ended()
+                await scene.excuse_held()
             async with scene.processor() as processor:
                 await more_runs(scene)
                 scene.server.kill()
                 await scene.server.start()
+                await scene.excuse_held()
                 await more_runs(scene)
                 scene.note("backends terminated", await terminate(scene))
                 await more_runs(scene)
                 assert await processor.stop() == 0
         assert set(load.statuses) <= {200, 503}, load.statuses
         await scene.settle_all()  # what the killed ones held, too
+    scene.excuse(each for each, _, _ in lines(scene, "again"))
     await require_balanced(scene)
     await require_counted(scene)
     scene.note("cut off in mid-transaction", len(lines(scene)) - len(lines(scene, "ended")))
@@ -72,7 +76,9 @@ async def terminate(scene: Scene) -> int:
     async with connected(scene.url) as connection:
         for _ in range(8):
             await asyncio.sleep(0.2)
+            await scene.excuse_held()
             ended += await connection.fetchval(TERMINATE)
+            await scene.excuse_held()
     return ended
 
 
@@ -105,6 +111,7 @@ async def transaction_loses_its_lease(scene: Scene) -> None:
         balanced(scene),
     ):
         await until_lines(scene, 10, "booked")
+        await scene.excuse_held()
         frozen.process.send_signal(signal.SIGSTOP)
         await until_processed(scene, 5)
         frozen.process.send_signal(signal.SIGCONT)

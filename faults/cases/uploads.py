@@ -29,7 +29,7 @@ class Uploads:
         for sender, number in self._numbered:
             answer = await sender.ask(body_of(*number)[100:])
             assert answer.status == 200, f"an upload that was begun in time was answered {answer}"
-            self._load.answered[answer.id] = number
+            self._load.keep(answer.id, number)
 
 
 @asynccontextmanager
