@@ -3,41 +3,68 @@
 import asyncio
 import statistics
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
+from benchmarks import wrk
 from benchmarks.bench import Bench
-from benchmarks.latency import HANDLERS, percentile
+from benchmarks.drain import HANDLERS, until_settled
+from benchmarks.http import first_answer
+from benchmarks.latency import percentile
 from benchmarks.report import Figure, Section, Target
-from chassis.database import Database
+from chassis.database import Connection, Database
 from processor.store import Store
-from rig import machine
-from rig.hookd import hookd
-from rig.load import Load
-from rig.postgres import connected
+from rig import machine, sample
+from rig.postgres import COUNT_SETTLED, connected, environment
+from rig.processes import HOOKD, PYTHON, Child, free_port, output_of, running
 
-SECONDS_FULL, SECONDS_QUICK = 1800, 30
-SAMPLES = 60
-SENDERS = 4
-PAUSE_SECONDS = 0.004
+SECONDS_FULL, SECONDS_QUICK = 1800, 60
+CAPACITY_SECONDS_FULL, CAPACITY_SECONDS_QUICK = 30, 5
+CONNECTIONS = 64
+HALF = 0.5
+SAMPLES_FULL, SAMPLES_QUICK = 60, 8
 LOOKS = 100
+LOOKING_SECONDS = 3.0  # so long before a part of the load ends, so that it goes on meanwhile
 LEVEL = 1.25  # of the median of the second quarter: what the last quarter's may be at most
 METHOD = (
-    "{senders} senders with a pause of {pause:g} ms between an answer and the next POST (about half of what one worker"
-    " takes on two cores beside its processor) for {minutes:g} minutes, receiver and processor with everything switched"
-    " on. Level: the median of the last quarter is at most {level} times that of the second quarter. The table itself"
-    " grows by what is stored, so its size, and the dead rows that autovacuum leaves until they are a share of it, are"
-    " looked at by the event."
+    "{rate:,.0f} POSTs of 1 KiB a second for {minutes:g} minutes, at random moments (open loop), receiver and"
+    " processor with everything switched on. That is half of the {capacity:,.0f} a second that both take together on"
+    " this machine, beside what sends them: wrk for {seconds:g} s over {connections} connections, from its first POST"
+    " until the last event was settled. Level: the median of the last quarter is at most {level} times that of the"
+    " second quarter. The table itself grows by what is stored, so its size, and the dead rows that autovacuum leaves"
+    " until they are a share of it, are looked at by the event."
 )
 STATE = """
 SELECT sum(pg_table_size(c.oid)) AS table_bytes, sum(pg_indexes_size(c.oid)) AS index_bytes,
        sum(pg_stat_get_dead_tuples(c.oid)) AS dead
   FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'hookd.events'::regclass
 """
+WAITING = "SELECT count(*) FROM hookd.events WHERE status = 'new'"
+COMPARE = """
+SELECT count(*) - count(DISTINCT a.id) AS "answered with the id of another",
+       count(*) FILTER (WHERE e.id IS NULL) AS "answered and not in the table",
+       count(*) FILTER (WHERE e.payload <> $1) AS "in the table with other bytes than were sent",
+       count(*) FILTER (WHERE e.status <> 'processed' OR e.claims <> 1) AS "not processed, or claimed twice",
+       (SELECT count(*) FROM hookd.events) - count(*) AS "in the table and not answered"
+  FROM answered a LEFT JOIN hookd.events e USING (id)
+"""
 
 
 @dataclass(frozen=True)
-class Sample:
-    answered: int
+class Work:
+    """A receiver and a processor that run, and the file for the ids that were answered."""
+
+    url: str
+    port: int
+    receiver: Child
+    processor: Child
+    answered: Path
+
+
+class Sample(NamedTuple):
     receiver_mib: float
     processor_mib: float
     claim_ms: float
@@ -48,33 +75,71 @@ class Sample:
 
 
 async def measure(bench: Bench) -> Section:
-    seconds = SECONDS_FULL if bench.scale.rounds >= 5 else SECONDS_QUICK
-    method = METHOD.format(senders=SENDERS, pause=PAUSE_SECONDS * 1000, minutes=seconds / 60, level=LEVEL)
+    if not wrk.is_there():
+        return Section("Soak", wrk.MISSING, wrong=["nothing was measured"])
+    is_full = bench.scale.rounds >= 5
+    seconds, samples = (SECONDS_FULL, SAMPLES_FULL) if is_full else (SECONDS_QUICK, SAMPLES_QUICK)
+    trying = CAPACITY_SECONDS_FULL if is_full else CAPACITY_SECONDS_QUICK
+    async with at_work(bench) as work:
+        can = await capacity(bench, work, trying)
+    method = METHOD.format(
+        rate=can * HALF, minutes=seconds / 60, capacity=can, seconds=trying, connections=CONNECTIONS, level=LEVEL
+    )
     section = Section("Soak", method)
-    app = bench.file("soaked.py", HANDLERS)
-    async with bench.postgres.fresh() as url:
-        started = {"BENCH_STARTED": "/dev/null"}
-        async with (
-            hookd("ingest", "--port", "0", cwd=bench.folder, database_url=url) as receiver,
-            hookd("processor", "--app", str(app), cwd=bench.folder, environment=started, database_url=url) as processor,
-        ):
-            address = (await receiver.logged("ingest.listening"))["url"]
-            await processor.logged("processor.started")
-            load = Load(address, senders=SENDERS, pause_seconds=PAUSE_SECONDS)
-            async with load.running():
-                samples = [
-                    await sample(bench, url, load, receiver.process.pid, processor.process.pid, seconds / SAMPLES)
-                    for _ in range(SAMPLES)
-                ]
-            async with connected(url) as connection:
-                section.wrong += await load.violations(connection)
-    _report(section, samples, load)
+    async with at_work(bench) as work:
+        soaked = [await part(bench, work, can * HALF, seconds / samples) for _ in range(samples)]
+        section.wrong += await violations(work)
+        section.notes.append(f"{count(work):,} POSTs answered with 2xx, all in the table byte for byte, processed once")
+    report(section, soaked)
     return section
 
 
-async def sample(bench: Bench, url: str, load: Load, receiver: int, processor: int, seconds: float) -> Sample:
-    await asyncio.sleep(seconds)
-    store = Store(Database(url), "soak", lease_seconds=60)
+@asynccontextmanager
+async def at_work(bench: Bench) -> AsyncIterator[Work]:
+    handlers, port, answered = bench.file("soaked.py", HANDLERS), free_port(), bench.file("answered", "")
+    async with bench.postgres.fresh() as url:
+        given = environment(url)
+        async with (
+            running(bench.folder, *HOOKD, "ingest", "--port", str(port), environment=given) as receiver,
+            running(bench.folder, *HOOKD, "processor", "--app", handlers, environment=given) as processor,
+        ):
+            answered.write_text(f"{await first_answer(port, receiver)}\n")
+            yield Work(url, port, receiver, processor, answered)
+
+
+async def capacity(bench: Bench, work: Work, seconds: float) -> float:
+    """Events a second, received and settled."""
+    began = time.monotonic()
+    load = await wrk.post(bench.folder, work.port, connections=CONNECTIONS, seconds=seconds)
+    async with connected(work.url) as connection:
+        await until_settled(connection, load.acknowledged, work.processor)
+    rate = load.acknowledged / (time.monotonic() - began)
+    bench.say(f"soak: {load.rate:,.0f} a second received, {rate:,.0f} with their settles")
+    return rate
+
+
+async def part(bench: Bench, work: Work, rate: float, seconds: float) -> Sample:
+    """Send for so long; what it looks like before that ends."""
+    async with asyncio.TaskGroup() as both:
+        both.create_task(send(bench, work, rate, seconds))
+        await asyncio.sleep(max(seconds - LOOKING_SECONDS, 0))
+        return await look(bench, work)
+
+
+async def send(bench: Bench, work: Work, rate: float, seconds: float) -> None:
+    command = (*PYTHON, "benchmarks.steady", str(work.port), str(rate), str(seconds))
+    lines = (await output_of(bench.folder, *command)).splitlines()
+    with work.answered.open("a") as file:
+        file.writelines(f"{line.split()[0]}\n" for line in lines)
+
+
+def count(work: Work) -> int:
+    with work.answered.open() as file:
+        return sum(1 for _ in file)
+
+
+async def look(bench: Bench, work: Work) -> Sample:
+    store = Store(Database(work.url), "soak", lease_seconds=60)
     claims = []
     await store.check()
     for _ in range(LOOKS):  # of none: nothing is taken from the processor, the same index is read
@@ -82,16 +147,15 @@ async def sample(bench: Bench, url: str, load: Load, receiver: int, processor: i
         await store.queue.seconds_until_due()
         claims.append((time.monotonic() - began) * 1000)
     await store.close()
-    async with connected(url) as connection:
+    async with connected(work.url) as connection:
         state = await connection.fetchrow(STATE)
-        waiting = await connection.fetchval("SELECT count(*) FROM hookd.events WHERE status = 'new'")
+        waiting = await connection.fetchval(WAITING)
+        events = await connection.fetchval(COUNT_SETTLED) + waiting
     assert state is not None
-    events = max(len(load.answered), 1)
-    bench.say(f"soak: {events:,} answered, {waiting} waiting")
+    bench.say(f"soak: {events:,} received, {waiting} waiting")
     return Sample(
-        len(load.answered),
-        machine.resident_mib(receiver),
-        machine.resident_mib(processor),
+        machine.resident_mib(work.receiver.pid),
+        machine.resident_mib(work.processor.pid),
         percentile(claims, 99),
         float(state["table_bytes"]) / machine.KIB / events,
         float(state["index_bytes"]) / machine.KIB / events,
@@ -100,7 +164,22 @@ async def sample(bench: Bench, url: str, load: Load, receiver: int, processor: i
     )
 
 
-def _report(section: Section, samples: list[Sample], load: Load) -> None:
+async def violations(work: Work) -> list[str]:
+    """What speaks against the run: each answer is a row with the bytes that were sent, claimed once; none is more."""
+    async with connected(work.url) as connection:
+        await until_settled(connection, count(work), work.processor)
+        return await compared(connection, work.answered)
+
+
+async def compared(connection: Connection, answered: Path) -> list[str]:
+    await connection.execute("CREATE TEMP TABLE answered (id uuid)")
+    await connection.copy_to_table("answered", source=answered)
+    found = await connection.fetchrow(COMPARE, sample.BODY, timeout=1800)
+    assert found is not None
+    return [f"{number:,} {what}" for what, number in found.items() if number]
+
+
+def report(section: Section, samples: list[Sample]) -> None:
     quarter = len(samples) // 4
     early, late = samples[quarter : 2 * quarter], samples[-quarter:]
     names = {
@@ -117,4 +196,3 @@ def _report(section: Section, samples: list[Sample], load: Load) -> None:
         bound = round(max(statistics.median(before), 0.0 if unit else 1.0) * LEVEL, 2)
         section.figures.append(Figure(f"{name}, second quarter", unit, before))
         section.figures.append(Figure(f"{name}, last quarter", unit, after, Target("≤", bound)))
-    section.notes.append(f"{len(load.answered):,} POSTs answered with 2xx, all in the table byte for byte")

@@ -16,7 +16,8 @@ numbered bodies, each once, and keeps every answer. At the end:
 
 * every 2xx is in the table exactly once, byte for byte, and nothing is there that was not sent;
 * every row is processed or failed; each processed row was handled, or its reason says why not;
-* a handler was started twice for an event only where the case says why it may;
+* a handler was started twice for an event only where the case says why it may, and then only for those events to which
+  just that happened (their holder was killed while it held them, say); each start has a claim of its own;
 * where handlers write in their events' own transactions, there is what one run wrote for each processed event, and
   nothing for any other, at every moment;
 * no body answered with a 4xx is stored. (A 503 or a cut connection may be: it means *not known to be stored*.)
