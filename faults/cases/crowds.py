@@ -144,7 +144,11 @@ async def many_connections(scene: Scene) -> None:
 )
 async def crowd_leaves(scene: Scene) -> None:
     whole = [body_of(number, UPLOAD) for number in range(300)]
-    async with patient(scene) as receiver, connected(scene.url) as connection:
+    async with (
+        patient(scene) as receiver,
+        scene.watched(receiver, 150),
+        connected(scene.url) as connection,
+    ):
         url = await url_of(receiver)
         load_on(scene, url, source="crowd")
         async with beside_a_load(scene, receiver):
