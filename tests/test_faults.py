@@ -10,15 +10,17 @@ import pytest
 
 from faults import report
 from faults.breaking import ABSENT, NOTES, Blunt, Change, bluntness, break_by, fault
-from faults.case import Case
+from faults.case import Case, Run
 from faults.catalogue import CASES
 from faults.run import Result, Stage, stage
 from faults.sabotage import SABOTAGES
 from faults.sabotages import chassis, duplicates, effects, ingest, processor, replying, store, tls
+from faults.scene import Scene
 from processor import outcome
 from processor.running import watchdog
 from processor.running.watchdog import Watchdog
 from rig.interpose import COMPILER
+from rig.load import Load
 from tests.needs import needs
 
 TRIES = 4
@@ -58,6 +60,33 @@ async def test_a_broken_promise_is_noticed(place: Stage) -> None:
         if any("answered with 200 and not in the table" in line for line in violations):
             return
     pytest.fail(f"not noticed in {TRIES} runs: {violations}")
+
+
+async def test_a_case_that_ends_badly_says_what_it_left(place: Stage) -> None:
+    """Whether it was merely late, or something that was answered is lost as well."""
+
+    async def lose_and_be_late(scene: Scene) -> None:
+        scene.loads.append(Load("", source="lost", answered={"nowhere": (1, 1)}))
+        raise TimeoutError
+
+    told = (await place.run(a_case(lose_and_be_late), seed=1)).violations
+    assert told[0].startswith("TimeoutError: it took too long")
+    assert told[1:] == ["1 answered with 200 and not in the table"]
+
+
+async def test_a_case_excuses_nothing_without_a_cause(place: Stage) -> None:
+    """That events may be handled twice is said where a case is declared, for everybody to read."""
+
+    async def excuse(scene: Scene) -> None:
+        scene.excuse(["any"])
+
+    assert (await place.run(a_case(excuse, twice="a process was killed"), seed=1)).holds
+    (told,) = (await place.run(a_case(excuse), seed=1)).violations
+    assert "the case says not why" in told
+
+
+def a_case(run: Run, twice: str | None = None) -> Case:
+    return Case("any", "anything is broken", run, caught=(), twice=twice)
 
 
 def test_every_case_says_what_it_would_notice() -> None:
