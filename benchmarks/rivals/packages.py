@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ class Packages:
         return [*without, "node"] if self.node and shutil.which("node") is None else without
 
     def versions(self) -> str:
-        found = [(name, _python_version(name)) for name in self.python]
+        found = [("Node", _node_s_own_version())] if self.node else []
+        found += [(name, _python_version(name)) for name in self.python]
         found += [(name, _node_version(name)) for name in self.node]
         return ", ".join(f"{name} {version}" for name, version in found)
 
@@ -37,6 +39,11 @@ def _python_version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def _node_s_own_version() -> str:
+    told = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
+    return told.stdout.strip().removeprefix("v")
 
 
 def _node_version(name: str) -> str:
