@@ -55,6 +55,20 @@ def test_every_command_exists() -> None:
             assert option in help_text, line
 
 
+def cells(line: str) -> tuple[str, ...]:
+    """A table row's first two."""
+    return tuple(cell.strip() for cell in line.split("|")[1:3])
+
+
+def test_every_figure_is_on_the_page_of_benchmarks() -> None:
+    """What the README says of speed is what was measured last."""
+    measured = {cells(line) for line in (ROOT / "docs/benchmarks.md").read_text().splitlines() if line.startswith("| ")}
+    _, _, section = README.partition("## How fast")
+    said = [cells(line) for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")][2:]
+    assert len(said) > 5
+    assert set(said) <= measured, set(said) - measured
+
+
 def test_the_providers_named_in_the_changelog_are_known() -> None:
     """The senders whose names are taken from headers are the ones the changelog lists."""
     changelog = (ROOT / "CHANGELOG.md").read_text().lower()
