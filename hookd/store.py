@@ -1,6 +1,7 @@
 """What people ask of the table, and the replay. What is watched probes an index or is bounded."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -274,8 +275,9 @@ class Store:
         return {record["id"] for record in records}
 
     async def hint(self) -> None:
-        """Tell the processors that there is something to do."""
-        await self._fetch(f"NOTIFY {CHANNEL}")
+        """Tell the processors that there is something to do; where that is refused they find it, a little later."""
+        with suppress(asyncpg.ProgramLimitExceededError):  # the server's queue is full
+            await self._fetch(f"NOTIFY {CHANNEL}")
 
     async def close(self) -> None:
         await self._link.close()

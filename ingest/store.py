@@ -133,6 +133,7 @@ class Side:
     def __init__(self, database: Database, name: str) -> None:
         self._link = Link(database, name, settings=SERVER_LIMITS, greet=greet_receiver)
         self._stored = asyncio.Event()
+        self._unheard = False  # the last hint was refused
 
     async def check(self) -> None:
         """Raise DatabaseError for a database that cannot be used as it is; one that is away may come back."""
@@ -179,10 +180,19 @@ class Side:
             await self._stored.wait()
             self._stored.clear()
             with suppress(Unavailable):  # a lost hint costs latency, never an event: the processor polls anyway
-                await self._link.run(
-                    lambda connection: connection.execute(f"NOTIFY {CHANNEL}"), timeout=SIDE_SECONDS_MAX
-                )
+                await self._send_hint()
             await asyncio.sleep(HINT_SECONDS)
+
+    async def _send_hint(self) -> None:
+        """Raises Unavailable."""
+        try:
+            await self._link.run(lambda connection: connection.execute(f"NOTIFY {CHANNEL}"), timeout=SIDE_SECONDS_MAX)
+        except DATA_ERRORS as error:  # somebody listens in a transaction without end: the server's queue is full
+            if not self._unheard:
+                log.warning("hints.refused", reason=str(error), hint="until it takes them, processors only poll")
+            self._unheard = True
+        else:
+            self._unheard = False
 
     async def close(self) -> None:
         await self._link.close()

@@ -2,14 +2,24 @@
 
 import asyncio
 import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
-from chassis.database import Connection
+from chassis.database import Connection, Database
+from chassis.embedded import Embedded
+from hookd.store import Store
+from migrations.upgrade import upgrade
+from rig.postgres import connected
+from tests.databases import execute, server_parent
 from tests.receiving import Local, a_listener, hookd_ingest, receiving
 from tests.sending import Sender, head, post
 from tests.storing import refused, stored
-from tests.waiting import in_time
+from tests.waiting import LOOKS_SECONDS, PATIENCE_SECONDS, in_time
 
 any_server = pytest.mark.any_server
 
@@ -78,6 +88,47 @@ async def test_hints_are_at_least_10_ms_apart(database_url: str, connection: Con
     await connection.fetchval("SELECT 1")  # what was sent until now has arrived with its answer
     assert 1 <= hints.qsize() <= took / 0.010 + 2
     await connection.reset()
+
+
+@pytest.fixture
+def narrow_url() -> Iterator[str]:
+    """A migrated database on a server whose queue of notifications is soon full."""
+    with tempfile.TemporaryDirectory(dir=server_parent(), ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o711)
+        embedded = Embedded(Path(name) / "data")
+        with embedded.serve() as url:
+            database = Database(url)
+            upgrade(lambda: database.connect("migrate"), lambda: None)
+            asyncio.run(execute(url, "ALTER SYSTEM SET max_notify_queue_pages = 64"))
+        with embedded.serve() as url:
+            yield url
+
+
+async def test_a_full_queue_of_hints_costs_no_event(narrow_url: str) -> None:
+    """Where the server takes no more notifications all is stored and answered, and hinted again once it takes some."""
+    async with connected(narrow_url) as listener, connected(narrow_url) as other:
+        await listener.execute("LISTEN other")
+        await listener.execute("BEGIN; SELECT 1")
+        with pytest.raises(asyncpg.ProgramLimitExceededError):
+            await other.execute("SELECT pg_notify('other', repeat('x', 7900) || n) FROM generate_series(1, 1000) AS n")
+        heard = asyncio.Event()
+        with capture_logs() as logs:
+            async with receiving(narrow_url) as receiver:
+                await receiver.get_until(200, "/-/ready")
+                for _ in range(3):
+                    assert (await receiver.post()).status == 200
+                    async with asyncio.timeout(PATIENCE_SECONDS):
+                        while "hints.refused" not in {line["event"] for line in logs}:  # noqa: ASYNC110 - a log tells nobody
+                            await asyncio.sleep(LOOKS_SECONDS)
+                assert await stored(other) == 3
+                replay = Store(Database(narrow_url), "replay")
+                await replay.hint()
+                await replay.close()
+                await listener.execute("ROLLBACK; UNLISTEN *")
+                await other.add_listener("hookd", lambda *_: heard.set())
+                assert (await receiver.post()).status == 200
+                await asyncio.wait_for(heard.wait(), PATIENCE_SECONDS)
+        assert [line["event"] for line in logs].count("hints.refused") == 1
 
 
 @any_server
