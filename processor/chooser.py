@@ -81,7 +81,6 @@ class Chooser:
         return outcome.unhandled(
             row["source"],
             row["event_type"],
-            row["claims"],
             row["age_seconds"],
             source_is_known=self._dispatch.knows(row["source"]),
             kept_seconds=self._settings.unhandled_seconds,

@@ -60,7 +60,7 @@ class Drain:
         """Claim no more; give running handlers their grace (until `hurry`), hand the rest back, and settle."""
         self._runner.stopping = True
         for claimed in [*self._runner.take_back(), *self._suspects.take_back()]:
-            self._settler.put(claimed, handed_back(claimed.row["claims"]))
+            self._settler.put(claimed, handed_back())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
                 while (self._runner.running or self._suspects.running) and not hurry.is_set():  # noqa: ASYNC110

@@ -17,7 +17,7 @@ WAITS = (0, 5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3
 JITTER = 0.2
 HANDED_BACK_SECONDS = 30.0  # until a processor that has the handler looks again
 UNREADY_SECONDS = 1.0  # until a row is tried again that could not be made ready
-CLAIMS_MAX = 100  # after so many claims a hand-over no longer gives the attempt back: nothing loops for ever
+CLAIMS_MAX = 100  # after so many claims what was cut off, or not ready, counts: nothing loops for ever
 DIED = "the processor died while handling it"
 
 Jitter: TypeAlias = Callable[[float, float], float]
@@ -141,19 +141,31 @@ def gave_up(attempts: int, reason: str | None) -> Outcome:
     return Outcome("failed", _reason(f"gave up after {attempts - 1} attempts: {why}"), refund=1, attempted=why == DIED)
 
 
-def handed_back(claims: int, delay: float = 0.0) -> Outcome:
-    """Not run, or cut off by a shutdown: another process may have it, and the attempt does not count."""
-    return Outcome("new", None, delay, refund=1 if claims < CLAIMS_MAX else 0, attempted=False)
+def handed_back(delay: float = 0.0) -> Outcome:
+    """Not run: another process may have it. However often that is, no attempt counts."""
+    return Outcome("new", None, delay, refund=1, attempted=False)
+
+
+def interrupted(claims: int) -> Outcome:
+    """Its run was cut off by a shutdown: another process may have it, and the attempt does not count."""
+    return Outcome("new", None, refund=1 if claims < CLAIMS_MAX else 0, attempted=False)
+
+
+def unready(claims: int, attempts: int) -> Outcome:
+    """What its run needs is not there: again in a second; where that goes on, as what fails is, which takes days."""
+    if claims < CLAIMS_MAX:
+        return handed_back(UNREADY_SECONDS)
+    return Outcome("new", None, back_off(attempts), attempted=False)
 
 
 def unhandled(
-    source: str, event_type: str | None, claims: int, age_seconds: float, *, source_is_known: bool, kept_seconds: float
+    source: str, event_type: str | None, age_seconds: float, *, source_is_known: bool, kept_seconds: float
 ) -> Outcome:
     """No handler takes it: not this type, or not this source (perhaps another processor's newer app does)."""
     if source_is_known:
         return Outcome("processed", _reason(f"ignored: no handler for event type {event_type!r}"), attempted=False)
     if age_seconds < kept_seconds:
-        return handed_back(claims, HANDED_BACK_SECONDS)
+        return handed_back(HANDED_BACK_SECONDS)
     return Outcome("failed", _reason(f"no handler for source {source!r}"), attempted=False)
 
 

@@ -109,7 +109,7 @@ async def test_a_death_is_remembered_when_the_row_is_handed_back(store: Store, c
     """A row whose holder died, and which is then handed over, is still known for that; any other is not."""
     dead = await an_event(connection, held_by="a dead one", attempts=2, claims=2, due="1 second ago")
     await an_event(connection)
-    await store.results.settle([settlement(each, handed_back(each.row["claims"])) for each in await claim(store)])
+    await store.results.settle([settlement(each, handed_back()) for each in await claim(store)])
     assert {each.id: each.row["died"] for each in await claim(store)}[dead] is True
     assert sum(each.row["died"] for each in await claim(store)) == 0
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
@@ -18,6 +19,7 @@ from processor.holding.lease import Leases
 from processor.store import Store
 from tests.databases import execute
 from tests.factories import an_event, events, row_of
+from tests.holding import seconds_until
 from tests.processing import Gate, Watch, a_handler, processing
 
 CLAIM_WAITS = """
@@ -118,6 +120,54 @@ async def test_stopping_in_the_middle_of_a_claim(database: Database, connection:
         row = await row_of(connection, event_id)
     assert (row["held_by"], row["attempts"], row["claims"]) == (None, 0, 1)
     assert gate.ended == []
+
+
+# Very often
+
+
+async def test_events_wait_for_their_handler_however_often_they_are_looked_at(
+    database: Database, connection: Connection, watch: Watch
+) -> None:
+    """Without a handler for their source they are handed back as long as the settings say, and no attempt counts."""
+    early = await an_event(connection, source="shop", claims=150, received="90 minutes ago")
+    late = await an_event(connection, source="shop", claims=150, received="3 hours ago")
+    async with processing(database, a_handler(Gate().pass_through, "other"), unhandled_seconds=7200):
+        await watch.until("id = $1 AND held_by IS NULL AND claims = 151", early)
+        await watch.until("id = $1 AND status = 'failed'", late)
+    row = await row_of(connection, early)
+    assert (row["status"], row["attempts"]) == ("new", 0)
+    assert (await row_of(connection, late))["reason"] == "no handler for source 'shop'"
+
+
+async def test_what_waited_for_a_worker_keeps_its_attempts(
+    database: Database, connection: Connection, watch: Watch
+) -> None:
+    """Of what a processor holds when it stops only what ran may count, after a hundred claims."""
+    running = await an_event(connection, due="1 hour ago", claims=150)
+    waiting = await an_event(connection, claims=150)
+    gate = Gate()
+    async with processing(database, gate.pass_through, concurrency=1, grace_seconds=0):
+        await gate.entered()
+        await watch.until("id = $1 AND held_by IS NOT NULL", waiting)
+    assert [(await row_of(connection, each))["attempts"] for each in (running, waiting)] == [1, 0]
+
+
+async def test_what_cannot_be_made_ready_for_long_fails_after_days(
+    database: Database, connection: Connection, watch: Watch, server_url: str
+) -> None:
+    """After a hundred claims in vain the next are attempts, with their waits: no outage of minutes fails an event."""
+    name = await connection.fetchval("SELECT current_database()")
+
+    async def write(event: hookd.Event, conn: asyncpg.Connection) -> None: ...
+
+    async with processing(database, write) as parts:
+        await parts.store.check()
+        await execute(server_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        event_id = await an_event(connection, claims=150, attempts=3)
+        await watch.until("id = $1 AND held_by IS NULL AND claims = 151", event_id)
+        await execute(server_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    assert (await row_of(connection, event_id))["attempts"] == 4
+    assert await seconds_until(connection, event_id) > 3600
 
 
 # Leases

@@ -12,17 +12,22 @@ from processor.outcome import (
     DIED,
     HANDED_BACK_SECONDS,
     HOLDER_DIED,
+    JITTER,
     PROCESSED,
     RETURNED,
+    UNREADY_SECONDS,
     WAITS,
     Ending,
+    Outcome,
     back_off,
     conclude,
     ended_with,
     gave_up,
     handed_back,
+    interrupted,
     timed_out,
     unhandled,
+    unready,
 )
 from protocol.storable import REASON_CHARACTERS_MAX, TRACEBACK_CHARACTERS_MAX
 
@@ -177,23 +182,41 @@ def test_gave_up_for_fewer_attempts_are_allowed_now() -> None:
 
 @pytest.mark.parametrize(("claims", "refund"), [(1, 1), (CLAIMS_MAX - 1, 1), (CLAIMS_MAX, 0), (CLAIMS_MAX + 1, 0)])
 def test_handed_back_with_its_attempt(claims: int, refund: int) -> None:
-    """An event that is handed over gets its attempt back, up to a hundred claims: nothing loops for ever."""
-    outcome = handed_back(claims, 2.0)
-    assert (outcome.status, outcome.refund, outcome.delay, outcome.attempted) == ("new", refund, 2.0, False)
+    """A run that is cut off gets its attempt back, up to a hundred claims: nothing loops for ever."""
+    outcome = interrupted(claims)
+    assert (outcome.status, outcome.refund, outcome.delay, outcome.attempted) == ("new", refund, 0.0, False)
+
+
+def test_handed_back_without_a_run() -> None:
+    """What was not begun gets its attempt back, however often it is handed over."""
+    assert handed_back(2.0) == Outcome("new", None, 2.0, refund=1, attempted=False)
+
+
+@pytest.mark.parametrize("claims", [1, CLAIMS_MAX - 1])
+def test_not_ready(claims: int) -> None:
+    """Where what a run needs is not to be had, it is tried again in a second, and no attempt counts."""
+    assert unready(claims, 1) == handed_back(UNREADY_SECONDS)
+
+
+def test_not_ready_for_long() -> None:
+    """After a hundred claims each is an attempt, by the schedule: it fails after days, not after minutes."""
+    outcomes = [unready(CLAIMS_MAX + attempt, attempt) for attempt in range(1, ATTEMPTS_MAX)]
+    assert {(each.status, each.refund, each.attempted) for each in outcomes} == {("new", 0, False)}
+    assert sum(each.delay for each in outcomes) >= sum(WAITS) * (1 - JITTER) > 2 * 24 * 3600
 
 
 def test_no_handler_for_its_type() -> None:
     """Handlers for the source but none for this type: processed, and the reason tells which type was ignored."""
-    outcome = unhandled("github", "star", 1, 0.0, source_is_known=True, kept_seconds=600)
+    outcome = unhandled("github", "star", 0.0, source_is_known=True, kept_seconds=600)
     assert (outcome.status, outcome.reason) == ("processed", "ignored: no handler for event type 'star'")
     assert not outcome.attempted
 
 
 def test_no_handler_for_its_source_yet() -> None:
     """No handler for the source at all: handed back for half a minute until it is ten minutes old, then failed."""
-    young = unhandled("stripe", None, 1, 599.9, source_is_known=False, kept_seconds=600)
-    assert young == handed_back(1, HANDED_BACK_SECONDS)
-    old = unhandled("stripe", None, 1, 600.0, source_is_known=False, kept_seconds=600)
+    young = unhandled("stripe", None, 599.9, source_is_known=False, kept_seconds=600)
+    assert young == handed_back(HANDED_BACK_SECONDS)
+    old = unhandled("stripe", None, 600.0, source_is_known=False, kept_seconds=600)
     assert (old.status, old.reason) == ("failed", "no handler for source 'stripe'")
 
 
@@ -214,7 +237,7 @@ def test_whatever_is_raised_can_be_stored(text: str, attempts: int, kind: type[E
 @given(st.text(st.characters(), max_size=300), st.floats(0, 1200), st.booleans())
 def test_whatever_is_unhandled_can_be_stored(name: str, age_seconds: float, known: bool) -> None:
     """Also the names a sender chose are cut and cleaned in a reason."""
-    outcome = unhandled(name, name, 1, age_seconds, source_is_known=known, kept_seconds=600)
+    outcome = unhandled(name, name, age_seconds, source_is_known=known, kept_seconds=600)
     assert is_storable(outcome.reason or "", REASON_CHARACTERS_MAX)
 
 

@@ -94,7 +94,7 @@ async def test_settling(store: Store, connection: Connection) -> None:
     for minutes in range(5, 0, -1):
         await an_event(connection, due=f"{minutes} minutes ago")
     good, bad, again, back, ignored = claimed = await claim(store)
-    outcomes = [PROCESSED, FAILED, RETRIED, handed_back(1, 30.0), Outcome("processed", "ignored: no handler")]
+    outcomes = [PROCESSED, FAILED, RETRIED, handed_back(30.0), Outcome("processed", "ignored: no handler")]
     settled = await store.results.settle([settlement(*pair) for pair in zip(claimed, outcomes, strict=True)])
     assert settled == set(ids(claimed))
     rows = [await row_of(connection, each.id) for each in claimed]
@@ -116,7 +116,7 @@ async def test_settling(store: Store, connection: Connection) -> None:
 
 async def test_a_settle_sent_twice(store: Store, connection: Connection) -> None:
     """A settle whose answer was lost is sent again, and does nothing: no refund, no count, no attempt twice."""
-    for outcome in (PROCESSED, FAILED, RETRIED, handed_back(1, 30.0)):
+    for outcome in (PROCESSED, FAILED, RETRIED, handed_back(30.0)):
         event_id = await an_event(connection)
         (claimed,) = await claim(store)
         assert await store.results.settle([settlement(claimed, outcome)]) == {event_id}
@@ -163,7 +163,7 @@ async def test_a_settle_after_a_renewal(store: Store, renewer: Renewer, connecti
 
 async def test_a_renewal_after_a_settle(store: Store, renewer: Renewer, connection: Connection) -> None:
     """A renewal that was on its way while its row was settled does not destroy the back-off."""
-    for outcome in (RETRIED, handed_back(1, 30.0)):
+    for outcome in (RETRIED, handed_back(30.0)):
         event_id = await an_event(connection)
         claimed = await claim(store)
         await store.results.settle([settlement(claimed[0], outcome)])
@@ -234,7 +234,7 @@ async def test_failed_attempts_are_kept(store: Store, connection: Connection) ->
     """Each failed attempt has a row under its claim, also after a replay; other runs have none."""
     event_id = await an_event(connection)
     replayed = "UPDATE hookd.events SET due_at = now() WHERE id = $1", event_id
-    for outcome in (RETRIED, handed_back(2), FAILED):
+    for outcome in (RETRIED, handed_back(), FAILED):
         (claimed,) = await claim(store)
         await store.results.settle([settlement(claimed, outcome)])
         await connection.execute(*replayed)
@@ -265,7 +265,7 @@ KINDS = st.sampled_from(["good", "raised", "reject", "back"])
 
 def outcome_of(kind: str, attempts: int) -> Outcome:
     if kind == "back":
-        return handed_back(1)
+        return handed_back()
     return conclude(RETURNED if kind == "good" else Ending(kind, "why", after=0.0), attempts, 2)  # type: ignore[arg-type]
 
 
@@ -359,7 +359,7 @@ async def test_what_was_found_is_written(store: Store, connection: Connection) -
     ]
     for each, found in zip(claimed, founds, strict=True):
         each.learn(found)
-    outcomes = [PROCESSED, PROCESSED, RETRIED, FAILED, handed_back(1)]
+    outcomes = [PROCESSED, PROCESSED, RETRIED, FAILED, handed_back()]
     settled = await store.results.settle([settlement(*pair) for pair in zip(claimed, outcomes, strict=True)])
     assert settled == set(ids(claimed))
     rows = [await row_of(connection, each.id) for each in claimed]
@@ -380,7 +380,7 @@ async def test_a_verdict_outlives_the_next_claim(store: Store, connection: Conne
     event_id = await an_event(connection)
     (claimed,) = await claim(store)
     claimed.learn(Found(verdict="verified"))
-    await store.results.settle([settlement(claimed, handed_back(1))])
+    await store.results.settle([settlement(claimed, handed_back())])
     await store.results.settle([settlement(each) for each in await claim(store)])
     assert (await row_of(connection, event_id))["verdict"] == "verified"
 

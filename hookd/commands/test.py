@@ -151,7 +151,7 @@ async def _rolled_back(choice: Choice, event: Event, terms: Terms, database: Dat
 def unhandled(dispatch: Dispatch, event: Event) -> Outcome:
     """What would become of it in the end."""
     is_known = dispatch.knows(event.source)
-    return outcome.unhandled(event.source, event.event_type, 1, 0.0, source_is_known=is_known, kept_seconds=0.0)
+    return outcome.unhandled(event.source, event.event_type, 0.0, source_is_known=is_known, kept_seconds=0.0)
 
 
 def introduction(sent: Crafted, event: Event, choice: Choice | None, passed: Sequence[Passed]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from chassis.database import Unavailable
 from processor.chooser import Chooser
 from processor.holding.claimed import Claimed
 from processor.holding.holding import Holding
-from processor.outcome import UNREADY_SECONDS, gave_up, handed_back
+from processor.outcome import gave_up, handed_back, unready
 from processor.running.runner import Runner
 from processor.running.suspects import Suspects
 from processor.running.watchdog import Watchdog
@@ -54,7 +54,7 @@ class Intake:
             outcomes = {} if self._runner.stopping else await self._sieve.sift(claimed, lane)
         except Unavailable:
             for each in claimed:
-                self._settler.put(each, handed_back(each.row["claims"], UNREADY_SECONDS))
+                self._settler.put(each, unready(each.row["claims"], each.row["attempts"]))
             raise
         if not outcomes and not self._runner.stopping:
             return claimed
@@ -63,7 +63,7 @@ class Intake:
             if each.id in outcomes:
                 self._settler.put(each, outcomes[each.id])
             elif self._runner.stopping:
-                self._settler.put(each, handed_back(each.row["claims"]))
+                self._settler.put(each, handed_back())
         return [] if self._runner.stopping else rest
 
     def _is_special(self, claimed: Claimed) -> bool:
@@ -81,10 +81,10 @@ class Intake:
             await self.put(born, 0)
             return
         for each in born:
-            self._settler.put(each, handed_back(each.row["claims"]))
+            self._settler.put(each, handed_back())
 
     def withdraw(self) -> None:
         """Hand back what has not been begun when its sender had to be answered. To be called several times a second."""
         late = self._runner.workers.withdraw(lambda claimed: claimed.waiter is not None and claimed.waiter.is_late)
         for each in late:
-            self._settler.put(each, handed_back(each.row["claims"]))
+            self._settler.put(each, handed_back())

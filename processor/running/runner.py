@@ -12,7 +12,7 @@ from processor.holding.claimed import Claimed
 from processor.holding.holding import Holding
 from processor.holding.room import Room
 from processor.holding.store import Bodies
-from processor.outcome import UNREADY_SECONDS, Outcome, gave_up, handed_back, rejected
+from processor.outcome import Outcome, gave_up, handed_back, rejected, unready
 from processor.running.workers import Worker, Workers
 from processor.settings import ProcessorSettings
 from processor.settling.settler import Settler
@@ -117,7 +117,7 @@ class Runner:
         """Out of the workers' way until what it waits for has come to its end."""
         self.workers.started -= 1
         if len(self._parked) >= PARKED_MAX:
-            self._settler.put(claimed, handed_back(claimed.row["claims"], UNREADY_SECONDS))
+            self._settler.put(claimed, unready(claimed.row["claims"], claimed.row["attempts"]))
             return
         self._parked.add(claimed)
         end.add_done_callback(lambda _: self._unpark(claimed))
@@ -181,7 +181,7 @@ class Runner:
         if claimed.waiter is not None:
             timeout_seconds = claimed.waiter.seconds_for(choice.handler, timeout_seconds)
             if not timeout_seconds:
-                self._settler.put(claimed, handed_back(claimed.row["claims"]))
+                self._settler.put(claimed, handed_back())
                 return
         self._settler.conclude(claimed, await worker.run(choice, claimed.event, claimed, timeout_seconds))
 

@@ -7,7 +7,7 @@ from chassis.logs import get_logger
 from processor.chooser import Chooser
 from processor.holding.claimed import Claimed
 from processor.holding.holding import Holding
-from processor.outcome import PROCESSED, UNREADY_SECONDS, Cut, Ending, Outcome, Saved, handed_back
+from processor.outcome import PROCESSED, Cut, Ending, Outcome, Saved, interrupted, unready
 from processor.settings import ProcessorSettings
 from processor.settling.store import Results, Settlement
 from processor.settling.tally import Tally
@@ -61,8 +61,10 @@ class Settler:
                 "commit.unknown", id=str(claimed.id), hint="unless it is committed, it runs again after its lease"
             )
             self._holding.let_go(claimed)
+        elif ending == "unready":
+            self.put(claimed, unready(claimed.row["claims"], claimed.row["attempts"]))
         else:
-            self.put(claimed, handed_back(claimed.row["claims"], UNREADY_SECONDS if ending == "unready" else 0.0))
+            self.put(claimed, interrupted(claimed.row["claims"]))
 
     def finish(self, claimed: Claimed, outcome: Outcome) -> None:
         """Settle it so, unless it was lost."""
