@@ -232,6 +232,33 @@ async def test_a_row_claimed_twice_by_one_process(database: Database) -> None:
     assert len(leases) == 0
 
 
+REFUSE_RENEWALS = """
+CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW.attempts / 0; END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON hookd.events FOR EACH ROW
+WHEN (OLD.held_by = NEW.held_by AND OLD.claims = NEW.claims) EXECUTE FUNCTION public.refuse();
+"""
+
+
+async def test_a_renewal_that_is_refused(database: Database, connection: Connection, watch: Watch) -> None:
+    """Whatever PostgreSQL says of it, leases are tried to be renewed until they have run out."""
+    event_id = await an_event(connection)
+    await connection.execute(REFUSE_RENEWALS)
+    gate = Gate()
+    with capture_logs() as logs:
+        async with processing(database, gate.pass_through, lease_seconds=4.0):
+            await gate.entered()
+            claimed = await row_of(connection, event_id)
+            async with asyncio.timeout(20):
+                while "lease.unrenewed" not in {line["event"] for line in logs}:  # noqa: ASYNC110 - it tells its log
+                    await asyncio.sleep(0.02)
+            await connection.execute("DROP TRIGGER refuse ON hookd.events")
+            await watch.until("id = $1 AND due_at > $2", event_id, claimed["due_at"])
+            gate.open()
+            assert await watch.settled() == {event_id: ("processed", None)}
+    assert gate.ended == [(event_id, "done")]
+    assert (await row_of(connection, event_id))["claims"] == 1
+
+
 # The database
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
-from chassis.database import Database, Unavailable
+from chassis.database import Database
 from chassis.logs import get_logger
 from processor.holding.claimed import Claimed
 from processor.holding.store import Renewer
@@ -81,7 +81,7 @@ class Leases:
         lease_until = time.monotonic() + self._lease_seconds
         try:
             renewed = await renewer.renew(due)
-        except Unavailable as error:
+        except Exception as error:  # noqa: BLE001 - were this thread to end unseen, every lease would
             log.warning("lease.unrenewed", rows=len(due), reason=str(error))
             self._give_up([each for each in due if each.lease_until < time.monotonic()])
             return
