@@ -161,7 +161,7 @@ async def _until_stuck(replying: Replying | None, stop: Stop, lifeline: Lifeline
     """Let a supervisor start another in time; without one, storing goes on, and nothing is replied to any more."""
     if replying is not None:
         await replying.until_stuck()
-        log.error("replies.stuck", hint="too many threads are over their time-out: this receiver has to be restarted")
+        log.error("replies.stuck", hint="too many handlers are over their time-out: this receiver has to be restarted")
         if lifeline is not None:
             stop.asked.set()
 

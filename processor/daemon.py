@@ -134,6 +134,6 @@ async def _know_counted_sources(parts: Parts) -> None:
 async def _until_stuck(watchdog: Watchdog, stop: Stop) -> None:
     await watchdog.stuck.wait()
     log.error(
-        "processor.stuck", hint="too many threads are over their time-out: handing the rest over, to be started again"
+        "processor.stuck", hint="too many handlers are over their time-out: handing the rest over, to be started again"
     )
     stop.asked.set()

@@ -307,6 +307,23 @@ async def test_a_coroutine_that_will_not_be_cancelled_is_told(
     assert (await row_of(connection, event_id))["reason"].startswith("timed out after")
 
 
+async def test_too_many_stuck_coroutines(database: Database, connection: Connection) -> None:
+    """On all of its workers, or beyond the limit, coroutines that will not end make a processor give itself up too."""
+    await events(connection, 3)
+    release = asyncio.Event()
+
+    async def cling(event: hookd.Event) -> None:
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+
+    async with processing(database, cling, concurrency=2, handler_timeout_seconds=0.1, grace_seconds=0) as parts:
+        await asyncio.wait_for(parts.watchdog.stuck.wait(), PATIENCE_SECONDS)
+        release.set()
+    rows = await connection.fetch("SELECT held_by, attempts FROM hookd.events WHERE status = 'new' ORDER BY attempts")
+    assert [tuple(row) for row in rows] == [(None, 0), (None, 1), (None, 1)]
+
+
 async def test_a_coroutine_that_tidies_up_is_not_told(database: Database, connection: Connection, watch: Watch) -> None:
     """What is cut off and ends, if a little later, is a failed attempt like any other."""
     await an_event(connection)

@@ -15,7 +15,7 @@ log = get_logger()
 
 
 class Watchdog:
-    """`stuck`: set once so many threads are over their time that the process had better be started again."""
+    """`stuck`: set once so many runs go on over their time that the process had better be started again."""
 
     def __init__(self, crews: Sequence[Workers], chooser: Chooser, settings: ProcessorSettings) -> None:
         self._crews = crews
@@ -30,7 +30,7 @@ class Watchdog:
             overdue = [worker for crew in self._crews for worker in crew.overdue()]
             for worker in overdue:
                 cut_off(worker)
-            if sum(worker.in_thread for worker in overdue) >= self._stuck_max:
+            if sum(is_stuck(worker) for worker in overdue) >= self._stuck_max:
                 self.stuck.set()
 
 
@@ -42,3 +42,8 @@ def cut_off(worker: Worker) -> None:
         log.error("thread.stuck", **worker.facts(), hint="a def handler cannot be cancelled")
     elif worker.cancelled == CANCELLED_MAX:
         log.error("coroutine.stuck", **worker.facts(), hint="it swallows CancelledError, and keeps its worker")
+
+
+def is_stuck(worker: Worker) -> bool:
+    """Whether nothing ends its run but the process's own end."""
+    return worker.in_thread or worker.cancelled >= CANCELLED_MAX
