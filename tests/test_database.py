@@ -17,6 +17,7 @@ from chassis.database import (
     check_revision,
     clock_offset_seconds,
 )
+from processor.links import Links
 from rig.proxy import proxying
 from tests.databases import execute, with_name
 
@@ -156,6 +157,18 @@ async def test_a_role_without_rights_is_told_so(server_url: str, database_url: s
         await connection.execute("RESET ROLE")
     finally:
         await execute(server_url, "DROP ROLE nothing_given")
+
+
+async def test_one_that_is_not_answered_takes_all_with_it(database: Database) -> None:
+    """Of a processor's connections: half-open ones would each be waited for in turn."""
+    links = Links(database, "processor")
+    all_of_them = (*links.claiming, *links.settling, links.side)
+    before = [await links.run(link, ask) for link in all_of_them]
+    with pytest.raises(TimedOut):
+        await links.run(links.side, lambda connection: connection.execute("SELECT pg_sleep(60)"), timeout=0.1)
+    after = [await links.run(link, ask) for link in all_of_them]
+    assert len({*before, *after}) == 10
+    await links.close()
 
 
 @pytest.mark.any_server

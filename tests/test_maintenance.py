@@ -154,6 +154,23 @@ async def test_two_processors_at_once(database: Database, connection: Connection
         await store.close()
 
 
+async def test_a_step_waits_for_nobody(store: Store, connection: Connection) -> None:
+    """While another processor is at a step it is left to that one, and nothing is done beside it."""
+    await an_event(connection, status="processed", received="40 days ago")
+    await connection.execute(KEYS, "github", timedelta(seconds=-1), 3)
+    upkeep, old = store.upkeep, (await at(connection, "40 days ago")).date()
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtext('hookd.maintenance'))")
+        assert [
+            await upkeep.add_day(await upkeep.today()),
+            await upkeep.drop_day(old),
+            await upkeep.forget_deliveries(10),
+            await upkeep.forget_refused(timedelta(hours=1), 10),
+        ] == [None] * 4
+    assert await upkeep.forget_deliveries(10) == 3
+    assert await upkeep.drop_day(old) == "dropped"
+
+
 async def test_a_partition_made_by_hand_is_left_alone(maintenance: Maintenance, connection: Connection) -> None:
     """A partition that is no day of hookd's is none of its business."""
     await connection.execute(

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rig.hookd import PATIENCE_SECONDS, Hookd
 from tests import commands
 from tests.born import hookd
 from tests.databases import execute
-from tests.factories import an_event, at, events, row_of
+from tests.factories import an_event, at, counts, events, row_of
 from tests.processing import Watch, an_app
 
 pytestmark = pytest.mark.unmeasured
@@ -47,6 +48,9 @@ async def handle(event):
         except asyncio.CancelledError:
             pass
 """
+
+
+MAINTAINED = "INSERT INTO hookd.maintenance VALUES ('days', now() - $1::interval, 'by the test')"
 
 
 def has_begun(folder: Path) -> bool:
@@ -116,9 +120,9 @@ async def test_the_schedule_rings() -> None:
     maintained = asyncio.Event()
     schedule = Schedule(poll_seconds=0.2, drain=lambda: rung.append(time.monotonic()), maintain=maintained.set)
     schedule.start()
-    await asyncio.wait_for(maintained.wait(), 10)
     time.sleep(1.5)  # noqa: ASYNC251 - held up for longer than APScheduler forgives of itself
     held_up_until = time.monotonic()
+    await asyncio.wait_for(maintained.wait(), 10)  # which would else be skipped, and rung for in ten minutes
     while not (rung and rung[-1] > held_up_until):  # noqa: ASYNC110 - it rings, and tells nobody else
         await asyncio.sleep(0.01)
     schedule.stop()
@@ -282,6 +286,7 @@ async def test_once(database_url: str, connection: Connection, tmp_path: Path) -
     await an_event(connection, source="reject")
     later = await an_event(connection, due="1 hour")
     await an_event(connection, status="processed", received="40 days ago")
+    await connection.execute(MAINTAINED, timedelta(minutes=11))
     app = an_app(
         tmp_path,
         '@hookd.on("demo")\nasync def good(event): pass\n'
@@ -307,9 +312,7 @@ async def test_once(database_url: str, connection: Connection, tmp_path: Path) -
 async def test_one_drain_at_a_time(database_url: str, connection: Connection, tmp_path: Path) -> None:
     """A second `--once` says that one is at work and exits 0; maintenance that was done lately is not done again."""
     event_id = await an_event(connection)
-    await connection.execute(
-        "INSERT INTO hookd.maintenance VALUES ('days', now() - interval '1 minute', 'by the test')"
-    )
+    await connection.execute(MAINTAINED, timedelta(minutes=9))
     app = an_app(tmp_path, GATED)
     async with processor(database_url, app, "--once") as first:
         await exists(tmp_path / str(event_id))
@@ -320,6 +323,20 @@ async def test_one_drain_at_a_time(database_url: str, connection: Connection, tm
         assert summary(await said(first))["processed"] == "1"
         assert await first.ended() == 0
     assert await connection.fetchval("SELECT string_agg(detail, '') FROM hookd.maintenance") == "by the test"
+
+
+async def test_names_beyond_a_hundred(database_url: str, connection: Connection, tmp_path: Path) -> None:
+    """Of the sources that the counters know already: the next one is counted as `other`, whichever process counts."""
+    await connection.execute(
+        "INSERT INTO hookd.counts SELECT (now() AT TIME ZONE 'UTC')::date, 's' || n, 'processed', 1"
+        " FROM generate_series(1, 100) AS n"
+    )
+    for source in ("s7", "new"):
+        await an_event(connection, source=source)
+    assert to_its_end(database_url, an_app(tmp_path, QUICK), "--once").code == 0
+    counted = await counts(connection)
+    assert (counted["s7", "processed"], counted["other", "processed"]) == (2, 1)
+    assert len(counted) == 101
 
 
 async def test_once_ends_in_time(database_url: str, connection: Connection, tmp_path: Path) -> None:
