@@ -168,6 +168,17 @@ async def test_what_turns_up_before_the_watermark(database: Database, connection
     assert ran.count(event_id) == 3
 
 
+async def test_what_comes_while_nothing_waits(database: Database, connection: Connection) -> None:
+    """An event that nobody hints at and no schedule rings for is found all the same, by the claimer's own clock."""
+    watch = await Watch.over(connection)
+    async with processing(database, Gate(is_open=True).pass_through) as parts:
+        async with asyncio.timeout(20):
+            while not parts.claimer.exhausted:  # noqa: ASYNC110 - a claimer tells nobody
+                await asyncio.sleep(0.01)
+        event_id = await an_event(connection)
+        assert await watch.settled() == {event_id: ("processed", None)}
+
+
 async def test_a_drain_that_ends_looks_at_all_before(database: Database, connection: Connection) -> None:
     """`--once` has drained all when a claim that looked at all there is found nothing, and waits for nothing before."""
     parts = parts_of(database, Gate().pass_through, poll_seconds=3600)
