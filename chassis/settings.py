@@ -4,6 +4,7 @@ The only module that reads `os.environ`.
 """
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,8 +61,16 @@ def _environment(cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
     return EnvSettingsSource(cls)
 
 
-def _env_file(cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
-    return DotEnvSettingsSource(cls, env_file=ENV_FILE)
+def _env_file(cls: type[BaseSettings]) -> DotEnvSettingsSource:
+    return DotEnvSettingsSource(cls, env_file=None if _env_text() is None else ENV_FILE)
+
+
+def _env_text() -> str | None:
+    """What `.env` says; None where that is no text."""
+    try:
+        return ENV_FILE.read_text(encoding="utf-8") if ENV_FILE.is_file() else ""
+    except UnicodeDecodeError:
+        return None
 
 
 def _toml_file(cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
@@ -70,6 +79,7 @@ def _toml_file(cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
 
 # The first that has a setting wins.
 SOURCES = (("environment", _environment), (str(ENV_FILE), _env_file), (str(TOML_FILE), _toml_file))
+logging.getLogger("dotenv").setLevel(logging.ERROR)  # it warns of each line that it cannot read; load() tells of ours
 
 
 def a_postgres_url(url: SecretStr) -> SecretStr:
@@ -144,7 +154,7 @@ def load(groups: Sequence[type[Settings]], given: Mapping[str, Any] | None = Non
     Raises SettingsError with all faults of all groups together.
     """
     given = {name: value for name, value in (given or {}).items() if value is not None}
-    faults = list(_unknown_names(groups))
+    faults = [*_unreadable(), *_unknown_names(groups)]
     loaded: dict[type[Settings], Settings] = {}
     for group in groups:
         try:
@@ -165,6 +175,18 @@ def _fault(details: Mapping[str, Any]) -> str:
     return f"{PREFIX}{str(details['loc'][0]).upper()}: {message}"
 
 
+def _unreadable() -> Iterator[str]:
+    """What `.env` says of ours and nobody would hear. (Other lines are another program's, who may read them otherwise.)"""
+    text = _env_text()
+    if text is None:
+        yield f"{ENV_FILE}: expected UTF-8"
+        return
+    understood = {name.upper() for name in _env_file(Settings).env_vars}
+    for name in re.findall(rf"^[ \t]*(?:export[ \t]+)?({PREFIX}\w+)", text, re.MULTILINE):
+        if name.upper() not in understood:
+            yield f"{name} ({ENV_FILE}): cannot be read, expected {name}=value"
+
+
 def _unknown_names(groups: Sequence[type[Settings]]) -> Iterator[str]:
     known = sorted(PREFIX + field.upper() for group in groups for field in group.model_fields)
     for origin, names in _names_present():
@@ -177,7 +199,7 @@ def _unknown_names(groups: Sequence[type[Settings]]) -> Iterator[str]:
 
 def _names_present() -> Iterator[tuple[str, set[str]]]:
     yield "environment", {name for name in os.environ if name.startswith(PREFIX)}
-    in_env_file = DotEnvSettingsSource(Settings, env_file=ENV_FILE).env_vars
+    in_env_file = _env_file(Settings).env_vars
     yield str(ENV_FILE), {name.upper() for name in in_env_file if name.upper().startswith(PREFIX)}
     try:
         in_toml = TomlConfigSettingsSource(Settings, toml_file=TOML_FILE).toml_data

@@ -100,6 +100,30 @@ def test_a_toml_file_that_does_not_parse_is_one_line(tmp_path: Path) -> None:
     assert "line 1" in done.err
 
 
+def test_an_env_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    """A .env that is not UTF-8 is named among the faults, of any command."""
+    (tmp_path / ".env").write_bytes(b"\xff\xfeHOOKD_PORT=1\n")
+    done = settings(tmp_path)
+    assert (done.code, done.err) == (2, "Error: .env: expected UTF-8\n")
+
+
+@pytest.mark.parametrize("line", ["HOOKD_PORT 80", 'HOOKD_PORT="80', "HOOKD_PORT: 80", "  export HOOKD_PORT:80"])
+def test_a_line_of_the_env_file_that_cannot_be_read_is_a_fault(tmp_path: Path, line: str) -> None:
+    """A setting in .env that is not written NAME=value is named, and the others count."""
+    (tmp_path / ".env").write_text(f"{line}\nHOOKD_WORKERS=none\n")
+    done = settings(tmp_path)
+    assert done.code == 2
+    assert "\n  HOOKD_PORT (.env): cannot be read, expected HOOKD_PORT=value\n" in done.err
+    assert "\n  HOOKD_WORKERS: " in done.err
+
+
+def test_what_others_write_into_the_env_file_is_theirs(tmp_path: Path) -> None:
+    """A .env that hookd shares may have lines that are not for it, in a form of their own."""
+    (tmp_path / ".env").write_text("other program = yes\n= what\nHOOKD_PORT=2222\n")
+    done = settings(tmp_path, "--json")
+    assert (done.code, done.err, json.loads(done.out)["HOOKD_PORT"]["value"]) == (0, "", "2222")
+
+
 def test_every_setting_has_a_meaning(tmp_path: Path) -> None:
     """Each setting says what it is for."""
     listed = json.loads(settings(tmp_path, "--json").out)
