@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -105,6 +105,12 @@ def _can_be_read(url: str) -> bool:
     return "#" not in url and all(host and int(host["port"] or 0) <= PORT_MAX for host in hosts)
 
 
+def a_folder(value: object) -> object:
+    if value == "":  # Path would make it the current folder
+        raise ValueError("expected a folder")
+    return value
+
+
 class CommonSettings(Settings):
     """What every process reads."""
 
@@ -112,7 +118,7 @@ class CommonSettings(Settings):
         default=None,
         description="PostgreSQL to use, postgresql://…; without it, an embedded server below the data folder",
     )
-    data_dir: Path | None = Field(
+    data_dir: Annotated[Path, BeforeValidator(a_folder)] | None = Field(
         default=None,
         description="folder of the embedded server; default: /var/lib/hookd for root, else ~/.local/share/hookd",
     )
@@ -176,7 +182,7 @@ def _fault(details: Mapping[str, Any]) -> str:
 
 
 def _unreadable() -> Iterator[str]:
-    """What `.env` says of ours and nobody would hear. (Other lines are another program's, who may read them otherwise.)"""
+    """What `.env` says of ours and nobody would hear. (Other lines are another program's, in its own form.)"""
     text = _env_text()
     if text is None:
         yield f"{ENV_FILE}: expected UTF-8"

@@ -124,6 +124,12 @@ def test_what_others_write_into_the_env_file_is_theirs(tmp_path: Path) -> None:
     assert (done.code, done.err, json.loads(done.out)["HOOKD_PORT"]["value"]) == (0, "", "2222")
 
 
+def test_a_data_folder_without_a_name_is_a_fault(tmp_path: Path) -> None:
+    """An empty HOOKD_DATA_DIR is refused: no database comes to be in whatever folder is the current one."""
+    done = settings(tmp_path, HOOKD_DATA_DIR="")
+    assert (done.code, done.err) == (2, "Error: HOOKD_DATA_DIR: expected a folder\n")
+
+
 def test_every_setting_has_a_meaning(tmp_path: Path) -> None:
     """Each setting says what it is for."""
     listed = json.loads(settings(tmp_path, "--json").out)
