@@ -45,9 +45,9 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         if cmd_name not in COMMANDS:
-            return None
+            raise click.exceptions.NoSuchCommand(cmd_name, possibilities=COMMANDS, ctx=ctx)
         command: click.Command = importlib.import_module(f"hookd.commands.{cmd_name}").command
         return command
 
@@ -79,6 +79,7 @@ class Terminated(SystemExit):
 
 def main() -> NoReturn:
     """Run the command line; every expected error is one line on stderr, never a traceback."""
+    open_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -89,6 +90,9 @@ def main() -> NoReturn:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
         sys.exit(2)
+    except click.UsageError as error:
+        click.echo(f"Error: {error.format_message()}{where_to_look(error)}", err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -104,6 +108,23 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def where_to_look(error: click.UsageError) -> str:
+    """For what click says in general; our own words say what was expected."""
+    is_ours = type(error) in (click.UsageError, click.BadParameter)
+    return "" if is_ours or error.ctx is None else f" See: {error.ctx.command_path} --help"
+
+
+def open_closed() -> None:
+    """Who starts us may have closed them (`>&-`): the next socket would get the number, and what is printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def terminate(*_: object) -> NoReturn:
