@@ -191,6 +191,12 @@ def test_an_app_that_is_not_there(tmp_path: Path) -> None:
     assert refusal("nowhere", tmp_path) == f"there is no module nowhere (looked in {tmp_path} and the environment)"
 
 
+@pytest.mark.parametrize("name", [".", "..", ".handlers"])
+def test_a_folder_is_no_app(tmp_path: Path, name: str) -> None:
+    """`--app .` is told what an app is."""
+    assert refusal(name, tmp_path) == f"{name} names no app: expected a module, or a path to a .py file"
+
+
 @pytest.mark.parametrize("name", ["processor", "protocol", "ingest", "chassis", "migrations"])
 def test_a_file_of_a_name_of_ours(tmp_path: Path, name: str) -> None:
     """A user's processor.py is an app by its path; by its module's name it is refused, and told to be named by path."""

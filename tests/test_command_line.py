@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("settings_free")
         ("migrate now", "Got unexpected extra argument (now)"),
         ("sources rotat", "No such command 'rotat'. Did you mean 'rotate'? See: hookd sources --help"),
         ("events --limit 0", "Invalid value for '--limit': 0 is not in the range 1<=x<=1000000."),
+        ("processor --app a --for 10s", "--for goes with --once"),
         ("processor --app a --once --reload", "--once or --reload, not both"),
     ],
 )

@@ -35,6 +35,8 @@ An app is a Python module, a package with its modules, or a file:
       print(event.json()["repository"]["full_name"])
 """
 
+ONCE_SECONDS = 50.0  # cron starts the next one after a minute
+
 
 class Seconds(click.ParamType[float]):
     name = "duration"
@@ -52,9 +54,7 @@ class Seconds(click.ParamType[float]):
 @app_option
 @click.option("--concurrency", type=int, help="Handlers that run at once [HOOKD_CONCURRENCY].")
 @click.option("--once", "is_once", is_flag=True, help="Drain what is due now, then end: for cron or a systemd timer.")
-@click.option(
-    "--for", "for_seconds", type=Seconds(), default=50.0, help="With --once: at most so long.  [default: 50s]"
-)
+@click.option("--for", "for_seconds", type=Seconds(), help="With --once: at most so long.  [default: 50s]")
 @click.option(
     "--reload", "is_reload", is_flag=True, help="Development: start anew when a Python file of the app changes."
 )
@@ -64,7 +64,7 @@ def command(
     app: str | None,
     concurrency: int | None,
     is_once: bool,
-    for_seconds: float,
+    for_seconds: float | None,
     is_reload: bool,
     grace_seconds: float | None,
     lifeline_fd: int | None,
@@ -76,6 +76,8 @@ def command(
     """
     if is_once and is_reload:
         raise click.UsageError("--once or --reload, not both")
+    if for_seconds is not None and not is_once:
+        raise click.UsageError("--for goes with --once")
     configuration = configure(app=app, concurrency=concurrency, grace_seconds=grace_seconds)
     app = configuration.processor.app
     if app is None:
@@ -83,7 +85,9 @@ def command(
     lifeline = Lifeline(lifeline_fd, os.getppid()) if lifeline_fd is not None else None
     if is_reload:
         return _reload(configuration, app, lifeline)
-    return _run(configuration, app, for_seconds if is_once else None, lifeline)
+    if is_once and for_seconds is None:
+        for_seconds = ONCE_SECONDS
+    return _run(configuration, app, for_seconds, lifeline)
 
 
 def _reload(configuration: Configuration, app: str, lifeline: Lifeline | None) -> int:

@@ -119,6 +119,8 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _import_module(name: str) -> ModuleType:
+    if name.startswith("."):
+        raise AppError(f"{name} names no app: expected a module, or a path to a .py file")
     _append(Path.cwd())
     if name.partition(".")[0] in OURS and not name.startswith("hookd."):
         raise AppError(
