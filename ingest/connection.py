@@ -25,7 +25,6 @@ from ingest.refusal import REASONS, Refusal
 
 HEAD_BYTES_MAX = 64 * 1024  # nginx takes 32 KiB, Apache 8 KiB a line
 HEADERS_MAX = 100  # Apache's own (LimitRequestFields); each costs some 300 bytes beside its text
-PIPELINED_BYTES_MAX = 1024 * 1024  # what may pile up behind a request that waits for its commit
 READ_BYTES = 64 * 1024  # aiohttp buffers twice this for a body nobody reads yet
 JSON = (("Content-Type", "application/json"),)
 LINGER_SECONDS = 2.0  # 0 would let a reset destroy the refusal before the sender reads it
@@ -47,14 +46,14 @@ def require_c_parser() -> None:
 class Connection(web.RequestHandler):
     """One sender's connection."""
 
-    __slots__ = ("head_began", "in_body", "outside", "refused")
+    __slots__ = ("body", "head_began", "outside", "refused")
 
     _manager: "Server"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.head_began: float | None = None
         self.outside = 0  # bytes that came since the last body ended
-        self.in_body = False
+        self.body: StreamReader | None = None  # of the request that is being answered
         self.refused: Refusal | None = None
         super().connection_made(transport)
         if self._manager.is_full():
@@ -63,27 +62,45 @@ class Connection(web.RequestHandler):
             self.refused = refusal.too_many_connections()  # once its head is read, so that the sender reads why
 
     def data_received(self, data: bytes) -> None:
-        if not self.in_body and data:
-            if self.outside > (PIPELINED_BYTES_MAX if self._messages else HEAD_BYTES_MAX):
+        latest = self._messages[-1][1] if self._messages else self.body
+        if latest is None and data:
+            if self.outside > HEAD_BYTES_MAX:
                 self.turn_away(refusal.head_too_large(HEAD_BYTES_MAX))
                 return
             if not self.outside:
                 self.head_began = self._loop.time()
             self.outside += len(data)
+        is_behind = latest is not None and latest.is_eof()
         super().data_received(data)
-        if self.in_body and self._messages:
-            self._tell_of_broken_framing()
+        if is_behind and data:  # nobody bounds it there, so that no more is read until its turn has come
+            self.outside += len(data)
+            self._pause_reading_for_buffer()
+        if self.body is not None and self._messages:
+            self._tell_of_broken_framing(self.body)
 
-    def _tell_of_broken_framing(self) -> None:
-        request, (message, _) = self._current_request, self._messages[-1]
-        if isinstance(message, _ErrInfo) and request is not None and not request.content.is_eof():
-            request.content.set_exception(PayloadEncodingError("the body's framing is broken"))
+    def _resume_reading_if_drained(self) -> None:
+        if not self._messages:
+            super()._resume_reading_if_drained()
 
-    def begin(self, message: RawRequestMessage) -> None:
+    def _tell_of_broken_framing(self, body: StreamReader) -> None:
+        if isinstance(self._messages[-1][0], _ErrInfo) and not body.is_eof():
+            body.set_exception(PayloadEncodingError("the body's framing is broken"))
+
+    def begin(self, message: RawRequestMessage, body: StreamReader) -> None:
         """The head is parsed, the body follows."""
         if self.outside > HEAD_BYTES_MAX and _head_size(message) > HEAD_BYTES_MAX:
             self.refused = refusal.head_too_large(HEAD_BYTES_MAX)
-        self.head_began, self.outside, self.in_body = None, 0, True
+        self.head_began, self.outside, self.body = None, 0, body
+
+    def end(self) -> None:
+        """The request is about to be answered: what comes behind its body is another's head."""
+        if self.body is None or not self.body.is_eof():
+            return  # aiohttp reads on for a while, so that the sender reads why it was refused
+        self.body = None
+        if self.outside:
+            self.head_began = self._loop.time()
+        if self._buffer_paused:
+            self._resume_reading_if_drained()
 
     @property
     def stopping(self) -> bool:
@@ -156,7 +173,7 @@ def _begin(
     writer: AbstractStreamWriter,
     task: "asyncio.Task[None]",
 ) -> web.BaseRequest:
-    protocol.begin(message)
+    protocol.begin(message, payload)
     return web.BaseRequest(message, payload, protocol, writer, task, protocol._loop)
 
 
@@ -179,9 +196,9 @@ def refused_by(request: web.BaseRequest) -> Refusal | None:
     return request._protocol.refused  # type: ignore[attr-defined, no-any-return]
 
 
-def body_is_read(request: web.BaseRequest) -> None:
-    """What comes on this connection now is another request's head."""
-    request._protocol.in_body = False  # type: ignore[attr-defined]
+def about_to_answer(request: web.BaseRequest) -> None:
+    """To be called once its body is of no more use."""
+    request._protocol.end()  # type: ignore[attr-defined]
 
 
 async def invite_body(request: web.BaseRequest) -> None:

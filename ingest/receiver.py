@@ -18,10 +18,10 @@ from ingest.batch import Lane, Row
 from ingest.budget import Budget, Charged
 from ingest.connection import (
     Accepted,
+    about_to_answer,
     answer,
     answer_bytes,
     answer_refusal,
-    body_is_read,
     invite_body,
     is_chunked,
     is_http_10,
@@ -94,7 +94,7 @@ class Receiver:
             return await self.own_page(request)
         finally:
             self.budget.give_back(charged)
-            body_is_read(request)
+            about_to_answer(request)
         self.tally.stored(source, len(body))
         if log.debugging:
             log.debug("webhook.stored", id=str(event_id), source=source, bytes=len(body))

@@ -59,6 +59,26 @@ async def test_too_many_chunks_are_refused_before_the_last(small: Local) -> None
     assert (await sender.answer()).status == 413
 
 
+@pytest.mark.any_server
+@pytest.mark.parametrize(
+    ("whole", "status"),
+    [
+        (post("/demo", b"a" * 2 * MIB), 413),
+        (chunked("/demo", [b"a" * 16 * KIB] * 128), 413),
+        (post("/Demo", b"a" * 2 * MIB), 400),
+    ],
+    ids=["by length", "in chunks", "for what it asks"],
+)
+async def test_a_refused_body_is_read_on_until_its_sender_has_the_answer(
+    small: Local, whole: bytes, status: int
+) -> None:
+    """One answer, whatever of the body is still on its way: none of it is taken for another head."""
+    sender = await small.sender()
+    await sender.send(*cut(whole, range(0, len(whole), 32 * KIB)))
+    assert (await sender.answer()).status == status
+    assert await sender.rest() == b""
+
+
 EXPECT = [(b"Expect", b"100-Continue")]
 
 
@@ -141,6 +161,25 @@ async def test_more_than_100_headers_are_431(receiver: Local) -> None:
     bare = head("/demo", [(b"X", b"")] * 99 + [(b"Content-Length", b"0")])
     assert (await receiver.ask(bare.replace(b"X: \r\n", b"", 1))).status == 200
     assert (await receiver.ask(bare)).status == 431
+
+
+@any_server
+async def test_what_comes_behind_a_request_waits_until_that_is_answered(
+    database_url: str, connection: Connection
+) -> None:
+    """A head is bounded there as anywhere: in size, and from then on in time."""
+    async with receiving(database_url, commit_timeout_seconds=10.0, head_timeout_seconds=0.2) as receiver:
+        too_large, too_slow = [await receiver.sender() for _ in range(2)]
+        async with locked(connection):
+            parts = cut(a_head_of(10 * HEAD_BYTES_MAX, 50), range(0, 10 * HEAD_BYTES_MAX, 16 * KIB))
+            sending = asyncio.create_task(too_large.send(post(), *parts))
+            await too_slow.send(post(), head("/demo", [(b"X-Any", b"a")])[:-4])
+            assert (await receiver.get("/-/live")).status == 200
+        for sender, status in ((too_large, 431), (too_slow, 408)):
+            assert (await sender.answer()).status == 200
+            assert (await sender.answer()).status == status
+        await sending
+    assert await stored(connection) == 2
 
 
 @any_server
