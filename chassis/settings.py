@@ -62,15 +62,7 @@ def _environment(cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
 
 
 def _env_file(cls: type[BaseSettings]) -> DotEnvSettingsSource:
-    return DotEnvSettingsSource(cls, env_file=None if _env_text() is None else ENV_FILE)
-
-
-def _env_text() -> str | None:
-    """What `.env` says; None where that is no text."""
-    try:
-        return ENV_FILE.read_text(encoding="utf-8") if ENV_FILE.is_file() else ""
-    except UnicodeDecodeError:
-        return None
+    return DotEnvSettingsSource(cls, env_file=ENV_FILE)
 
 
 def _toml_file(cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
@@ -159,8 +151,10 @@ def load(groups: Sequence[type[Settings]], given: Mapping[str, Any] | None = Non
 
     Raises SettingsError with all faults of all groups together.
     """
+    if unreadable := list(_unreadable_files()):
+        raise SettingsError(unreadable)
     given = {name: value for name, value in (given or {}).items() if value is not None}
-    faults = [*_unreadable(), *_unknown_names(groups)]
+    faults = [*_unheard_lines(), *_unknown_names(groups)]
     loaded: dict[type[Settings], Settings] = {}
     for group in groups:
         try:
@@ -174,6 +168,17 @@ def load(groups: Sequence[type[Settings]], given: Mapping[str, Any] | None = Non
     return loaded
 
 
+def _unreadable_files() -> Iterator[str]:
+    for path in (ENV_FILE, TOML_FILE):
+        try:
+            if path.is_file():
+                path.read_text("utf-8")
+        except OSError as error:
+            yield f"{path}: cannot be read: {error.strerror}"
+        except UnicodeDecodeError as error:
+            yield f"{path}: cannot be read: expected UTF-8, which it is not at byte {error.start + 1}"
+
+
 def _fault(details: Mapping[str, Any]) -> str:
     message: str = details["msg"].removeprefix("Value error, ")
     if not details["loc"]:  # of several settings together, which it names itself
@@ -181,12 +186,9 @@ def _fault(details: Mapping[str, Any]) -> str:
     return f"{PREFIX}{str(details['loc'][0]).upper()}: {message}"
 
 
-def _unreadable() -> Iterator[str]:
+def _unheard_lines() -> Iterator[str]:
     """What `.env` says of ours and nobody would hear. (Other lines are another program's, in its own form.)"""
-    text = _env_text()
-    if text is None:
-        yield f"{ENV_FILE}: expected UTF-8"
-        return
+    text = ENV_FILE.read_text(encoding="utf-8") if ENV_FILE.is_file() else ""
     understood = {name.upper() for name in _env_file(Settings).env_vars}
     for name in re.findall(rf"^[ \t]*(?:export[ \t]+)?({PREFIX}\w+)", text, re.MULTILINE):
         if name.upper() not in understood:
@@ -204,7 +206,7 @@ def _unknown_names(groups: Sequence[type[Settings]]) -> Iterator[str]:
 
 
 def _names_present() -> Iterator[tuple[str, set[str]]]:
-    yield "environment", {name for name in os.environ if name.startswith(PREFIX)}
+    yield "environment", {name.upper() for name in os.environ if name.upper().startswith(PREFIX)}
     in_env_file = _env_file(Settings).env_vars
     yield str(ENV_FILE), {name.upper() for name in in_env_file if name.upper().startswith(PREFIX)}
     try:

@@ -69,7 +69,8 @@ class IngestSettings(Settings):
     inflight_bytes_max: int = Field(
         default=256 * MIB,
         ge=2 * MIB,
-        description="bodies in memory at once, a worker; half is kept for bodies up to 64 KiB",
+        description="bodies in memory at once, a worker; half is kept for bodies up to 64 KiB, so it is twice the "
+        "largest body at least",
     )
     connections_max: int = Field(default=10_000, ge=1, le=100_000, description="open connections, a worker")
     commit_timeout_seconds: float = Field(
@@ -99,4 +100,14 @@ class IngestSettings(Settings):
         """A receiver that was meant to speak TLS must not speak without it."""
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("HOOKD_TLS_CERT and HOOKD_TLS_KEY: set both, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def room_for_the_largest(self) -> Self:
+        """A body that will never fit must not be told to come again."""
+        if self.body_bytes_max > self.inflight_bytes_max // 2:
+            raise ValueError(
+                f"HOOKD_BODY_BYTES_MAX: at most half of HOOKD_INFLIGHT_BYTES_MAX ({self.inflight_bytes_max}), "
+                "which larger bodies share: raise that, or lower this"
+            )
         return self

@@ -100,13 +100,6 @@ def test_a_toml_file_that_does_not_parse_is_one_line(tmp_path: Path) -> None:
     assert "line 1" in done.err
 
 
-def test_an_env_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
-    """A .env that is not UTF-8 is named among the faults, of any command."""
-    (tmp_path / ".env").write_bytes(b"\xff\xfeHOOKD_PORT=1\n")
-    done = settings(tmp_path)
-    assert (done.code, done.err) == (2, "Error: .env: expected UTF-8\n")
-
-
 @pytest.mark.parametrize("line", ["HOOKD_PORT 80", 'HOOKD_PORT="80', "HOOKD_PORT: 80", "  export HOOKD_PORT:80"])
 def test_a_line_of_the_env_file_that_cannot_be_read_is_a_fault(tmp_path: Path, line: str) -> None:
     """A setting in .env that is not written NAME=value is named, and the others count."""
@@ -128,6 +121,33 @@ def test_a_data_folder_without_a_name_is_a_fault(tmp_path: Path) -> None:
     """An empty HOOKD_DATA_DIR is refused: no database comes to be in whatever folder is the current one."""
     done = settings(tmp_path, HOOKD_DATA_DIR="")
     assert (done.code, done.err) == (2, "Error: HOOKD_DATA_DIR: expected a folder\n")
+
+
+@pytest.mark.parametrize("name", [".env", "hookd.toml"])
+def test_a_file_that_is_no_text_is_one_line(tmp_path: Path, name: str) -> None:
+    """An umlaut in ISO-8859-1, in somebody else's comment say, is told by its file and place."""
+    (tmp_path / name).write_bytes(b"# gr\xfcn\n")
+    done = settings(tmp_path)
+    assert done.code == 2
+    assert done.err == f"Error: {name}: cannot be read: expected UTF-8, which it is not at byte 5\n"
+
+
+@pytest.mark.parametrize("origin", ["environment", ".env"])
+def test_a_name_that_is_no_setting_is_a_fault_in_any_case(tmp_path: Path, origin: str) -> None:
+    """`hookd_port` is taken for HOOKD_PORT, so `hookd_prot` is not passed over."""
+    environment = {"hookd_prot": "80"} if origin == "environment" else {}
+    (tmp_path / ".env").write_text("" if environment else "hookd_prot=80\n")
+    done = settings(tmp_path, **environment)
+    assert done.code == 2
+    assert f"HOOKD_PROT ({origin}): no such setting; did you mean HOOKD_PORT?" in done.err
+
+
+def test_a_body_that_could_never_be_taken_is_a_fault(tmp_path: Path) -> None:
+    """Larger ones share half of the in-flight budget: beyond that their sender would be told 503 for ever."""
+    assert settings(tmp_path, HOOKD_BODY_BYTES_MAX="4194304", HOOKD_INFLIGHT_BYTES_MAX="8388608").code == 0
+    done = settings(tmp_path, HOOKD_BODY_BYTES_MAX="4194305", HOOKD_INFLIGHT_BYTES_MAX="8388608")
+    assert done.code == 2
+    assert "HOOKD_BODY_BYTES_MAX: at most half of HOOKD_INFLIGHT_BYTES_MAX" in done.err
 
 
 def test_every_setting_has_a_meaning(tmp_path: Path) -> None:
