@@ -131,7 +131,7 @@ class Receiver:
         return refusal.no_source(self.settings.prefix)
 
     async def read(self, request: web.BaseRequest, charged: Charged, bytes_max: int) -> bytes | bytearray:
-        """The body, whole. Raises Refusal; of a sender that left, ConnectionError."""
+        """The body, whole. Raises Refusal."""
         content = request.content
         if not content.is_eof():
             return await self.read_slowly(request, charged, bytes_max)
@@ -162,7 +162,7 @@ class Receiver:
                 self.budget.charge(charged, len(chunk))
         except TimeoutError:
             raise refusal.body_too_slow(patience) from None
-        except ConnectionError:
+        except OSError:  # TLS that breaks is one too
             raise refusal.aborted() from None
         except (HttpProcessingError, web.RequestPayloadError) as error:
             raise refusal.malformed("the body's framing is broken") from error

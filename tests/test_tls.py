@@ -25,7 +25,7 @@ from tests.born import hookd, shell
 from tests.certifying import Pair, a_pair
 from tests.commands import Hookd
 from tests.receiving import Local, Remote, hookd_ingest, receiving
-from tests.sending import MIB, Sender, TLSSender, chunked, one_by_one, post
+from tests.sending import MIB, Sender, TLSSender, chunked, head, one_by_one, post
 from tests.storing import row_of, stored
 from tests.waiting import PATIENCE_SECONDS, in_time
 
@@ -175,6 +175,30 @@ async def test_what_is_no_handshake_is_hung_up_on(database_url: str, pair: Pair,
             assert (await receiver.post()).status == 200
     assert [line["status"] for line in lines if line["event"] == "webhook.refused"] == [400]
     assert [line for line in lines if line["log_level"] in ("error", "critical")] == []
+
+
+def break_off(port: int, tls: ssl.SSLContext) -> None:
+    """Send what nobody encrypted in the middle of a body."""
+    with tls.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="127.0.0.1") as opened:
+        opened.sendall(head("/demo", [(b"Content-Length", b"9"), (b"Expect", b"100-continue")]))
+        assert opened.recv(100).startswith(b"HTTP/1.1 100 ")
+        os.write(opened.fileno(), b"\x17\x03\x03\x00\x20" + b"?" * 32)
+        with suppress(OSError):
+            while os.read(opened.fileno(), 4096):
+                pass
+
+
+async def test_tls_that_breaks_in_a_body_is_the_senders_fault(
+    database_url: str, connection: Connection, pair: Pair
+) -> None:
+    """As a sender that leaves: nothing is stored, and it is no error of ours."""
+    with capture_logs() as lines:
+        async with receiving(database_url, tls=pair.trusting(), **pair.settings) as receiver:
+            await asyncio.to_thread(break_off, receiver.port, pair.trusting())
+            assert (await receiver.post()).status == 200
+    assert [line["status"] for line in lines if line["event"] == "webhook.refused"] == [400]
+    assert [line for line in lines if line["log_level"] in ("error", "critical")] == []
+    assert await stored(connection) == 1
 
 
 def distrust(port: int) -> None:
