@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, WrappedLogger
 
 VALUE_CHARACTERS_MAX = 500  # a line stays readable, and a flood of long values cannot fill a disk
+TRACEBACK_LINES_MAX = 100  # its last ones; an error's own words may be a sender's
 
 
 class Logger:
@@ -90,7 +91,7 @@ def _safe(value: Any, *, multiline: bool) -> Any:
     if not isinstance(value, str):
         return value if isinstance(value, (int, float, bool, type(None))) else _safe(str(value), multiline=multiline)
     if multiline:
-        return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in value)
+        return "\n".join(_safe(each, multiline=False) for each in value.split("\n")[-TRACEBACK_LINES_MAX:])
     if not value.isprintable():
         value = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value[:VALUE_CHARACTERS_MAX])
     return value if len(value) <= VALUE_CHARACTERS_MAX else value[:VALUE_CHARACTERS_MAX] + "…"

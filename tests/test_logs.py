@@ -52,6 +52,24 @@ def lines() -> Iterator[io.StringIO]:
     logs.get_logger().set_up_with(lambda: None, debugging=False)
 
 
+def test_a_traceback_is_cut_and_shown_as_lines(lines: io.StringIO) -> None:
+    """An error may quote what a sender wrote: each line of its traceback is escaped and cut, a hundred are shown."""
+    try:
+        raise ValueError("x" * 10_000 + "\x1b[2J" + "\ny" * 1000)
+    except ValueError:
+        logs.get_logger().error("request.broke", exc_info=True)
+    *_, forged = said = json.loads(lines.getvalue())["exception"].split("\n")
+    assert (len(said), forged) == (100, "y")
+    try:
+        raise ValueError("x" * 10_000 + "\n\x1b[2J")
+    except ValueError:
+        logs.get_logger().error("request.broke", exc_info=True)
+    first, *_, cut, escaped = json.loads(lines.getvalue().splitlines()[1])["exception"].split("\n")
+    assert first == "Traceback (most recent call last):"
+    assert cut.startswith("ValueError: xxx")
+    assert (len(cut), escaped) == (logs.VALUE_CHARACTERS_MAX + 1, r"\x1b[2J")
+
+
 @pytest.mark.any_server
 async def test_an_event_is_a_line_at_debug(
     lines: io.StringIO, database_url: str, database: Database, connection: Connection
