@@ -7,6 +7,7 @@ from functools import lru_cache
 from urllib.parse import parse_qsl, urlsplit
 
 TARGETS_MAX = 1024  # remembered: senders repeat theirs, and a lookup is a fifth of the work
+TARGET_CHARACTERS_MAX = 1024  # of one that is remembered: a head has room for 64 times that, and anybody may send it
 
 QUERY_FIELDS_MAX = 1000
 
@@ -22,9 +23,14 @@ def path_of(target: str) -> str:
     return path
 
 
-@lru_cache(TARGETS_MAX)
 def source_of(target: str, prefix: str = "") -> str | None:
     """The source a target names: the first segment after the prefix, or None where that is not a source name."""
+    named = _source_of if len(target) <= TARGET_CHARACTERS_MAX else _source_of.__wrapped__
+    return named(target, prefix)
+
+
+@lru_cache(TARGETS_MAX)
+def _source_of(target: str, prefix: str) -> str | None:
     path = path_of(target)
     if not path.startswith(prefix + "/"):
         return None
@@ -80,4 +86,5 @@ def _query(text: str) -> Mapping[str, str]:
 
 def query_of(target: str) -> dict[str, str]:
     """The fields of a target's query; of a repeated one the last value."""
-    return dict(_query(target.partition("?")[2]))
+    text = target.partition("?")[2]
+    return dict(_query(text) if len(text) <= TARGET_CHARACTERS_MAX else _query.__wrapped__(text))

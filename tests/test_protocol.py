@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import tracemalloc
 from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from protocol import content, storable
 from protocol.providers import PROVIDERS
-from protocol.request import SOURCE, path_of, source_of
+from protocol.request import SOURCE, path_of, query_of, source_of
 
 ANY_TEXT = st.text(st.characters())  # lone surrogates and NUL included
 PLAIN_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -121,6 +122,19 @@ def test_the_source_is_the_path_s_first_segment(target: str, source: str | None)
 def test_the_source_follows_the_prefix(target: str, source: str | None) -> None:
     """With a prefix, a path that does not begin with it names no source."""
     assert source_of(target, "/hooks/in") == source
+
+
+def test_nothing_is_kept_of_long_targets() -> None:
+    """What a target names is remembered, for senders repeat theirs: not where a thousand of them would be 64 MiB."""
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            target = f"/demo?number={number}&more={'a' * 60_000}"
+            assert (source_of(target), query_of(target)["number"]) == ("demo", str(number))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1024 * 1024
 
 
 @given(ANY_TEXT)
