@@ -34,7 +34,7 @@ from ingest.refusal import Refusal
 from ingest.remotes import Remotes
 from ingest.replying import Replying
 from ingest.settings import IngestSettings
-from ingest.store import Side
+from ingest.store import Side, head_size
 from ingest.tally import Tally
 from ingest.terms import RECEIPT_STATUSES, Terms
 from protocol import challenge, storable
@@ -221,11 +221,14 @@ class Receiver:
     async def save(
         self, row: Row, size: int, timeout_seconds: float | None = None, until: float | None = None
     ) -> Answer | None:
-        """Return when the row is committed: with an answer of its own, where it is replied to. Raises Refusal."""
+        """Return when the row is committed: with an answer of its own, where it is replied to. `size`: of its body.
+
+        Raises Refusal.
+        """
         if until is not None and self.replying is not None:
             return await self.replying.reply(row, size, timeout_seconds, until)
         lane = self.large if size > LARGE_LANE_BYTES else self.small
-        await lane.put(row, size, timeout_seconds)
+        await lane.put(row, size + head_size(row), timeout_seconds)
         self.side.hint()
         return None
 

@@ -9,7 +9,7 @@ from chassis.database import Connection, Database, DatabaseError
 from tests.breaking import Proxy, away, locked, throw_out
 from tests.databases import execute
 from tests.receiving import Local, receiving
-from tests.sending import MIB, Answer, Sender, post
+from tests.sending import KIB, MIB, Answer, Sender, post
 from tests.storing import missing, row_of, stored
 from tests.waiting import PATIENCE_SECONDS, in_time
 
@@ -43,6 +43,18 @@ async def test_what_waits_for_a_commit_is_committed_together(database_url: str, 
         ids = [(await sender.answer()).id for sender in senders]
     assert await missing(connection, ids) == []
     assert await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM hookd.events") == 2
+
+
+async def test_heads_count_for_a_batch_as_bodies_do(database_url: str, connection: Connection) -> None:
+    """One ends at 8 MiB of both: small requests beside a thousand heads of 64 KiB would else wait for all of them."""
+    async with receiving(database_url, commit_timeout_seconds=10.0) as receiver:
+        async with locked(connection):
+            senders = await sent(receiver, post())
+            await blocked(connection)
+            senders += await sent(receiver, *[post(headers=[(b"X-Any", b"a" * 60 * KIB)]) for _ in range(150)])
+        for sender in senders:
+            assert (await sender.answer()).status == 200
+    assert await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM hookd.events") == 3
 
 
 async def test_a_row_that_postgresql_refuses_is_503_alone(database_url: str, connection: Connection) -> None:

@@ -20,7 +20,7 @@ from ingest.batch import Lane, Row
 from ingest.receiver import LARGE_LANE_BYTES
 from ingest.replying import Hint
 from ingest.server import EXPIRE_SECONDS, SUMMARY_SECONDS
-from ingest.store import COLUMNS, Writer
+from ingest.store import COLUMNS, Writer, head_size
 from processor.handling.declare import ANY
 from processor.handling.dispatch import Dispatch
 from processor.handling.handler import Handler
@@ -76,7 +76,7 @@ class Replier:
         """Commit the row, then its handler's answer; None: the source's usual one. Raises Refusal."""
         lease_until = time.monotonic() + self._lease_seconds  # before the first try at it, for that may succeed unseen
         lane = "large" if size > LARGE_LANE_BYTES else "small"
-        await self._lanes[lane].put(row, size, timeout_seconds)
+        await self._lanes[lane].put(row, size + head_size(row), timeout_seconds)
         if lease_until <= time.monotonic():
             return None  # and a processor has it
         claimed = Claimed(born(row, self._births[lane].revision), lease_until, waiter=Waiter(until))
