@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -330,8 +331,8 @@ async def test_half_of_the_in_flight_budget_is_kept_for_small_bodies(database_ur
 @pytest.mark.any_server
 async def test_bytes_are_in_flight_until_the_answer(database_url: str, connection: Connection) -> None:
     """Bodies that wait for their commit count: 2 MiB of them and no byte more."""
-    limits = {"body_bytes_max": MIB, "inflight_bytes_max": 2 * MIB, "commit_timeout_seconds": 10.0}
-    async with receiving(database_url, **limits) as receiver:
+    limits: dict[str, Any] = {"body_bytes_max": MIB, "inflight_bytes_max": 2 * MIB}
+    async with receiving(database_url, commit_timeout_seconds=10.0, **limits) as receiver:
         async with locked(connection):
             posts = [asyncio.create_task(receiver.post("/demo", b"a" * 64 * KIB)) for _ in range(33)]
             done, _ = await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_SECONDS)
