@@ -35,10 +35,14 @@ KEEPALIVE_SECONDS = (
 log = get_logger()
 
 
+class OtherParser(Exception):
+    """aiohttp would judge requests by other rules than those that hookd was tried with."""
+
+
 def require_c_parser() -> None:
-    """The pure-Python parser gives other verdicts on the same bytes. Raises RuntimeError where it is in use."""
+    """The pure-Python parser gives other verdicts on the same bytes. Raises OtherParser where it is in use."""
     if HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise RuntimeError(
+        raise OtherParser(
             "aiohttp runs on its pure-Python parser: install its binary wheel, unset AIOHTTP_NO_EXTENSIONS"
         )
 

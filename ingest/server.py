@@ -53,7 +53,7 @@ async def serve(
     With an identity it speaks TLS, and SIGHUP has it read its files again. `make_replying`: who answers senders in
     their request, if anybody does; it is given how processors are hinted.
 
-    Raises DatabaseError for a database that cannot be used as it is.
+    Raises DatabaseError for a database that cannot be used as it is, and OtherParser.
     """
     require_c_parser()
     if identity is not None:

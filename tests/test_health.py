@@ -4,19 +4,30 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
+import hookd
 from chassis.database import Connection, Database
 from chassis.embedded import Embedded
+from chassis.settings import CommonSettings
+from hookd.configuration import Configuration
+from hookd.replying.replier import Replier
 from hookd.store import Store
+from ingest.replying import Make
+from ingest.settings import IngestSettings
 from migrations.upgrade import upgrade
+from processor.handling.dispatch import Dispatch
+from processor.settings import ProcessorSettings
 from rig.postgres import connected
+from tests.commands import Hookd
 from tests.databases import execute, server_parent
 from tests.receiving import Local, a_listener, hookd_ingest, receiving
+from tests.replying import a_reply
 from tests.sending import Sender, head, post
 from tests.storing import refused, stored
 from tests.waiting import LOOKS_SECONDS, PATIENCE_SECONDS, in_time
@@ -157,3 +168,50 @@ async def test_a_receiver_shows_its_figures(database_url: str, connection: Conne
     assert shown['hookd_refused_total{reason="no_source",status="400"}'] == 1
     assert shown['hookd_commit_waiting{lane="small"}'] == 0
     assert 1 <= shown['hookd_commit_batches_total{lane="small"}'] <= 102
+
+
+async def test_what_happens_often_is_a_number_in_the_log(database_url: str, connection: Connection) -> None:
+    """Of refusals of a kind the first is a line; how many there were, and how much was stored, one for all."""
+    with capture_logs() as lines:
+        async with receiving(database_url) as receiver:
+            for target, status in (("/demo", 200), ("/Demo", 400), ("/-/nothing", 404)):
+                for _ in range(3):
+                    assert (await receiver.post(target)).status == status
+    assert [line["status"] for line in lines if line["event"] == "webhook.refused"] == [400, 404]
+    [summary] = [line for line in lines if line["event"] == "ingest.summary"]
+    assert summary.items() >= {"stored": 3, "refused": 6, "no_source": 3, "no_page": 3}.items()
+    assert await stored(connection) == 3
+
+
+class Broken(Replier):
+    """A part of the receiver that has an error."""
+
+    def replies(self, source: str, method: str, target: str) -> bool:
+        raise ZeroDivisionError
+
+
+async def test_an_error_of_its_own_is_500(database: Database, connection: Connection) -> None:
+    """In JSON as every refusal; what broke is for the log alone, and the connection ends."""
+
+    async def reply(event: hookd.Event) -> None: ...
+
+    def make(common: CommonSettings, ingest: IngestSettings) -> Make:
+        configuration = Configuration(common, ingest, ProcessorSettings())
+        return partial(Broken, configuration, database, Dispatch([a_reply(reply)]), 1)
+
+    with capture_logs() as lines:
+        async with receiving(database, replying=make) as receiver:
+            answer = await refused(receiver, connection, post())
+    assert (answer.status, answer.closes, "ZeroDivision" in answer.error) == (500, True, False)
+    [broke] = [line for line in lines if line["event"] == "request.broke"]
+    assert isinstance(broke["exc_info"], ZeroDivisionError)
+
+
+def test_a_parser_with_other_verdicts_is_refused(tmp_path: Path) -> None:
+    """aiohttp's own in Python takes other bytes for a request: no start, and a line that says what to do."""
+    without = Hookd(tmp_path, {"HOOKD_DATABASE_URL": "postgresql://127.0.0.1:1/nowhere", "AIOHTTP_NO_EXTENSIONS": "1"})
+    with without.start("ingest", "--port", "0") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("Error: aiohttp runs on its pure-Python parser: ")
+    assert err.count("\n") == 1

@@ -110,16 +110,21 @@ def receive(
     lifeline: Lifeline | None,
 ) -> None:
     """Be a receiver, until told to end."""
-    from ingest.server import serve  # noqa: PLC0415 - a third of the imports, of which a supervisor of workers has no use
+    # A third of the imports, of which a supervisor of workers has no use.
+    from ingest.connection import OtherParser  # noqa: PLC0415
+    from ingest.server import serve  # noqa: PLC0415
 
     with database_of(configuration.common) as database:
         replying = None if dispatch is None else replying_by(configuration, database, dispatch, slot)
-        uvloop.run(
-            serve(
-                configuration.common, configuration.ingest, database, listeners,
-                identity=identity, slot=slot, lifeline=lifeline, make_replying=replying,
-            )
-        )  # fmt: skip
+        try:
+            uvloop.run(
+                serve(
+                    configuration.common, configuration.ingest, database, listeners,
+                    identity=identity, slot=slot, lifeline=lifeline, make_replying=replying,
+                )
+            )  # fmt: skip
+        except OtherParser as error:
+            raise click.ClickException(str(error)) from None
 
 
 def leave() -> NoReturn:
