@@ -116,7 +116,10 @@ def adopt(fd: int) -> socket.socket:
 
 def url_of(listener: socket.socket, *, https: bool = False) -> str:
     """Where it listens, as the beginning of a URL."""
-    host, port = listener.getsockname()[:2]
+    address = listener.getsockname()
+    if not isinstance(address, tuple):
+        return f"unix:{os.fsdecode(address)}"  # systemd's, for a proxy on this machine
+    host, port = address[:2]
     return f"http{'s' if https else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 
 

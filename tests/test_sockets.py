@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from chassis.sockets import ListenError, PortTaken, adopt, inherited_listeners, open_listeners
+from chassis.sockets import ListenError, PortTaken, adopt, inherited_listeners, open_listeners, url_of
 
 FIRST_UNPRIVILEGED_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 ORDINARY_USER = 65534
@@ -52,6 +53,15 @@ def ordinary_user() -> Iterator[None]:
         yield
     finally:
         os.seteuid(was)
+
+
+def test_where_it_listens_is_shown() -> None:
+    """A URL's beginning for TCP, the path for a Unix socket of systemd's."""
+    with listening() as [tcp], tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(f"{folder}/hookd")
+        assert url_of(tcp) == f"http://127.0.0.1:{port_of(tcp)}"
+        assert url_of(tcp, https=True) == f"https://127.0.0.1:{port_of(tcp)}"
+        assert url_of(unix) == f"unix:{folder}/hookd"
 
 
 def test_each_worker_has_a_listener_of_its_own_on_one_port() -> None:
