@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from aiohttp import web
@@ -50,7 +50,7 @@ def require_c_parser() -> None:
 class Connection(web.RequestHandler):
     """One sender's connection."""
 
-    __slots__ = ("body", "head_began", "outside", "refused")
+    __slots__ = ("body", "head_began", "outside", "refused", "untaken", "untaken_since", "wire")
 
     _manager: "Server"
 
@@ -59,6 +59,10 @@ class Connection(web.RequestHandler):
         self.outside = 0  # bytes that came since the last body ended
         self.body: StreamReader | None = None  # of the request that is being answered
         self.refused: Refusal | None = None
+        self.wire = cast(
+            asyncio.WriteTransport, transport
+        )  # also when aiohttp has closed it, and answers are still to be sent
+        self.untaken, self.untaken_since = 0, 0.0  # bytes of answers
         super().connection_made(transport)
         if self._manager.is_full():
             self.turn_away(refusal.too_many_connections())  # before a byte is read: the sender may see a reset
@@ -105,6 +109,14 @@ class Connection(web.RequestHandler):
             self.head_began = self._loop.time()
         if self._buffer_paused:
             self._resume_reading_if_drained()
+
+    def hang_up_if_unheard(self, overdue: float) -> None:
+        """A sender that takes nothing of its answers would else stay for ever: nothing is read of it either."""
+        untaken = self.wire.get_write_buffer_size()
+        if not untaken or untaken != self.untaken:
+            self.untaken, self.untaken_since = untaken, self._loop.time()
+        elif self.untaken_since < overdue:
+            self.wire.abort()
 
     @property
     def stopping(self) -> bool:
@@ -161,13 +173,17 @@ class Server(web.Server):
         """Whether it has more connections than can be told so; `beside`: those that are not its own yet."""
         return len(self._connections) + beside > self.connections_max + max(self.connections_max // 10, 1)
 
-    def sweep(self, head_seconds_max: float) -> None:
-        """Turn away whoever began a head longer ago than that. To be called every second or so."""
-        overdue = self._loop.time() - head_seconds_max
+    def sweep(self, head_seconds_max: float, still_seconds_max: float = KEEPALIVE_SECONDS) -> None:
+        """Turn away whoever began a head longer ago than that, or lets answers stand still for so long.
+
+        To be called every second or so.
+        """
+        now = self._loop.time()
         for connection in self.connections:
             assert isinstance(connection, Connection)
-            if connection.head_began is not None and connection.head_began < overdue:
+            if connection.head_began is not None and connection.head_began < now - head_seconds_max:
                 connection.turn_away(refusal.head_too_slow(head_seconds_max))
+            connection.hang_up_if_unheard(now - still_seconds_max)
 
 
 def _begin(

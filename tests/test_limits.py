@@ -2,17 +2,20 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from chassis.database import Connection
 from chassis.sockets import raise_open_files_limit
+from ingest.connection import Server, answer_bytes
 from tests.breaking import locked
 from tests.needs import needs
-from tests.receiving import Local, hookd_ingest, receiving
+from tests.receiving import Local, a_listener, hookd_ingest, receiving
 from tests.sending import KIB, MIB, Sender, chunked, cut, head, one_by_one, post
 from tests.storing import refused, row_of, stored
 from tests.waiting import PATIENCE_SECONDS
@@ -235,6 +238,45 @@ async def test_a_body_that_stands_still_or_crawls_is_408(database_url: str, conn
         await pace
         crawl.cancel()
     assert await stored(connection) == 1
+
+
+async def taken(opened: socket.socket, size: int) -> int:
+    """How much of so many bytes comes."""
+    left = size
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while left and (received := await asyncio.get_running_loop().sock_recv(opened, min(left, MIB))):
+            left -= len(received)
+    return size - left
+
+
+async def test_who_takes_no_answers_is_hung_up_on() -> None:
+    """Not before they stood still for as long as a connection may idle; a slow sender gets the whole of its own."""
+    size, loop = 16 * MIB, asyncio.get_running_loop()
+
+    async def receive(_: web.BaseRequest) -> web.StreamResponse:
+        return answer_bytes(200, b"a" * size, close=False)
+
+    server = Server(receive, connections_max=10, refused=None)
+    async with contextlib.AsyncExitStack() as leaving:
+        leaving.push_async_callback(server.shutdown, 0.5)
+        listener, deaf, slow = [
+            leaving.enter_context(each) for each in (a_listener(), socket.socket(), socket.socket())
+        ]
+        leaving.callback((await loop.create_server(server, sock=listener)).close)
+        for opened in (deaf, slow):
+            opened.setblocking(False)
+            await loop.sock_connect(opened, listener.getsockname())
+            await loop.sock_sendall(opened, post())
+            assert await taken(opened, KIB) == KIB
+        for _ in range(2):
+            server.sweep(10.0)
+        assert await taken(slow, size * 3 // 4) == size * 3 // 4
+        server.sweep(10.0, -1.0)
+        assert await taken(slow, size // 4 - KIB) == size // 4 - KIB
+        for _ in range(2):
+            server.sweep(10.0, -1.0)
+        with contextlib.suppress(ConnectionResetError):
+            assert await taken(deaf, size - KIB) < size - KIB
 
 
 def memory_kib(pid: int, name: str = "VmRSS") -> int:

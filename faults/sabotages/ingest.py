@@ -116,7 +116,7 @@ def no_head_limit() -> None:
 def no_head_timeout() -> None:
     """A head may take as long as it likes."""
 
-    def sweep(self: Server, head_seconds_max: float) -> None:
+    def sweep(self: Server, head_seconds_max: float, still_seconds_max: float = 0.0) -> None:
         pass
 
     Server.sweep = sweep  # type: ignore[method-assign]
