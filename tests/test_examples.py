@@ -3,6 +3,7 @@
 import json
 import runpy
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from chassis.database import Connection
 from hookd import testing
 from tests.commands import Hookd
 from tests.factories import an_event, row_of
+from tests.handling import declared
 from tests.processing import Watch
 from tests.receiving import hookd_ingest
 from tests.registering import SECRET_KEY, a_delivery, a_source
@@ -27,6 +29,13 @@ EXAMPLES = ROOT / "examples"
 PUSH = (ROOT / "tests/data/github/push.json").read_bytes()
 SHOWN = [["X-GitHub-Event", "push"], ["Content-Type", "application/json"]]
 COMMAND = {"command": "/light", "user_id": "U0KEEPER", "channel_id": "C0LAMP"}
+
+
+@pytest.fixture(autouse=True)
+def passing() -> Iterator[None]:
+    """What an example declares is taken away with the test that ran it."""
+    with declared():
+        yield
 
 
 def example(name: str) -> Any:
