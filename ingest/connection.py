@@ -24,6 +24,7 @@ from ingest import refusal
 from ingest.refusal import REASONS, Refusal
 
 HEAD_BYTES_MAX = 64 * 1024  # nginx takes 32 KiB, Apache 8 KiB a line
+ORDINARY_HEAD_BYTES = 8 * 1024  # what nginx and Apache take of a line; larger ones count as bodies do
 HEADERS_MAX = 100  # Apache's own (LimitRequestFields); each costs some 300 bytes beside its text
 READ_BYTES = 64 * 1024  # aiohttp buffers twice this for a body nobody reads yet
 JSON = (("Content-Type", "application/json"),)
@@ -50,7 +51,7 @@ def require_c_parser() -> None:
 class Connection(web.RequestHandler):
     """One sender's connection."""
 
-    __slots__ = ("body", "head_began", "outside", "refused", "untaken", "untaken_since", "wire")
+    __slots__ = ("body", "head_began", "head_bytes", "outside", "refused", "untaken", "untaken_since", "wire")
 
     _manager: "Server"
 
@@ -59,9 +60,8 @@ class Connection(web.RequestHandler):
         self.outside = 0  # bytes that came since the last body ended
         self.body: StreamReader | None = None  # of the request that is being answered
         self.refused: Refusal | None = None
-        self.wire = cast(
-            asyncio.WriteTransport, transport
-        )  # also when aiohttp has closed it, and answers are still to be sent
+        # Not aiohttp's `transport`, which is None once it was closed, though answers are still to be sent.
+        self.wire = cast(asyncio.WriteTransport, transport)
         self.untaken, self.untaken_since = 0, 0.0  # bytes of answers
         super().connection_made(transport)
         if self._manager.is_full():
@@ -96,7 +96,8 @@ class Connection(web.RequestHandler):
 
     def begin(self, message: RawRequestMessage, body: StreamReader) -> None:
         """The head is parsed, the body follows."""
-        if self.outside > HEAD_BYTES_MAX and _head_size(message) > HEAD_BYTES_MAX:
+        self.head_bytes = _head_size(message) if self.outside > ORDINARY_HEAD_BYTES else 0
+        if self.head_bytes > HEAD_BYTES_MAX:
             self.refused = refusal.head_too_large(HEAD_BYTES_MAX)
         self.head_began, self.outside, self.body = None, 0, body
 
@@ -214,6 +215,12 @@ def refused_by(request: web.BaseRequest) -> Refusal | None:
     if request._message.version < (1, 0):
         return refusal.malformed("HTTP/0.9")
     return request._protocol.refused  # type: ignore[attr-defined, no-any-return]
+
+
+def large_head_bytes(request: web.BaseRequest) -> int:
+    """The size of its head, or 0 for an ordinary one."""
+    size: int = request._protocol.head_bytes  # type: ignore[attr-defined]
+    return size if size > ORDINARY_HEAD_BYTES else 0
 
 
 def about_to_answer(request: web.BaseRequest) -> None:

@@ -25,6 +25,7 @@ from ingest.connection import (
     invite_body,
     is_chunked,
     is_http_10,
+    large_head_bytes,
     raw_headers,
     refused_by,
 )
@@ -80,6 +81,8 @@ class Receiver:
         charged = Charged()
         try:
             source, terms = self.judge(request)
+            if head_bytes := large_head_bytes(request):
+                self.budget.charge_head(charged, head_bytes)
             until = None if self.replying is None else self.reply_until(request, source, terms)
             body = await self.read(request, charged, terms.body_bytes_max)
             event_id, row = self.row_of(request, source, body, arrived, terms)

@@ -69,8 +69,8 @@ class IngestSettings(Settings):
     inflight_bytes_max: int = Field(
         default=256 * MIB,
         ge=2 * MIB,
-        description="bodies in memory at once, a worker; half is kept for bodies up to 64 KiB, so it is twice the "
-        "largest body at least",
+        description="bodies and large heads in memory at once, a worker; half is kept for bodies up to 64 KiB, so it "
+        "is twice the largest body at least",
     )
     connections_max: int = Field(default=10_000, ge=1, le=100_000, description="open connections, a worker")
     commit_timeout_seconds: float = Field(

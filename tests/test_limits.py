@@ -371,6 +371,20 @@ async def test_half_of_the_in_flight_budget_is_kept_for_small_bodies(database_ur
 
 
 @pytest.mark.any_server
+async def test_heads_beyond_the_ordinary_are_in_flight_too(database_url: str, connection: Connection) -> None:
+    """Heads of 60 KiB, each kept three times over, leave room for eleven in 2 MiB; it is given back with the answer."""
+    limits: dict[str, Any] = {"body_bytes_max": MIB, "inflight_bytes_max": 2 * MIB}
+    async with receiving(database_url, commit_timeout_seconds=10.0, **limits) as receiver:
+        for _ in range(2):
+            async with locked(connection):
+                asked = [asyncio.create_task(receiver.ask(a_head_of(60 * KIB))) for _ in range(12)]
+                done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_SECONDS)
+                assert [(await each).status for each in done] == [503]
+            assert sorted([(await each).status for each in asked]) == [200] * 11 + [503]
+    assert await stored(connection) == 22
+
+
+@pytest.mark.any_server
 async def test_bytes_are_in_flight_until_the_answer(database_url: str, connection: Connection) -> None:
     """Bodies that wait for their commit count: 2 MiB of them and no byte more."""
     limits: dict[str, Any] = {"body_bytes_max": MIB, "inflight_bytes_max": 2 * MIB}
