@@ -47,6 +47,12 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def narrow() -> int | None:
+    """The width of a terminal that has no room for wide tables."""
+    width = shutil.get_terminal_size().columns
+    return width if is_terminal() and width < WIDE_COLUMNS else None
+
+
 def out(*parts: str | Table) -> None:
     """Print lines and tables, as whoever reads them needs it."""
     for part in parts:
@@ -123,7 +129,7 @@ def escaped(words: str, keep: str = "") -> str:
 def ids(whole: Sequence[UUID]) -> list[str]:
     """As they are; on a narrow terminal their beginnings, as long as it takes to tell them apart."""
     words = [str(each) for each in whole]
-    if not is_terminal() or shutil.get_terminal_size().columns >= WIDE_COLUMNS:
+    if not narrow():
         return words
     length = SHORT_ID_CHARACTERS
     while len({word[:length] for word in words}) < len(words):

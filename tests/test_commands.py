@@ -220,6 +220,17 @@ def test_settings_tell_where_they_come_from(tmp_path: Path) -> None:
         assert "HOOKD_RETENTION_DAYS" in done.out
 
 
+def test_settings_fit_a_narrow_terminal(tmp_path: Path) -> None:
+    """On 80 columns each setting has a line, and its meaning the full width below it."""
+    (tmp_path / ".env").write_text("HOOKD_PORT=8001\n")
+    lines = Hookd(tmp_path, {}).on_terminal("settings", width=80).out.splitlines()
+    assert "HOOKD_PORT = 8001 (.env)" in lines
+    assert "HOOKD_APP (default)" in lines
+    meanings = [line for line in lines if not line.startswith("HOOKD_")]
+    assert all(line.startswith("    ") for line in meanings)
+    assert 70 < max(map(len, lines)) <= 80
+
+
 def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     """Wrong settings exit with 2 and name every fault, of any command."""
     wrong = Hookd(tmp_path, {"HOOKD_PORT": "eighty", "HOOKD_WORKRES": "2", "HOOKD_DATABASE_URL": "mysql://me:s3cret@h"})

@@ -1,8 +1,11 @@
 """hookd settings: each with its value, origin and meaning."""
 
+import textwrap
+from collections.abc import Iterable, Iterator
+
 import click
 
-from chassis.settings import describe
+from chassis.settings import Origin, describe
 from hookd import show
 from hookd.configuration import read
 
@@ -30,6 +33,16 @@ def command(is_json: bool) -> None:
         show.as_json(
             {each.name: {"value": each.value, "origin": each.origin, "meaning": each.meaning} for each in settings}
         )
+    elif width := show.narrow():
+        show.out(*below_each_other(settings, width))
     else:
         rows = [(each.name, each.value, each.origin, each.meaning) for each in settings]
         show.out(show.Table(("setting", "value", "origin", "meaning"), rows, whole=("setting",), wrapped=("meaning",)))
+
+
+def below_each_other(settings: Iterable[Origin], width: int) -> Iterator[str]:
+    """Each on a line, its meaning below it: four columns would have no room."""
+    for each in settings:
+        value = f" = {show.cell(each.value)}" if each.value else ""
+        yield f"{each.name}{value} ({each.origin})"
+        yield textwrap.fill(each.meaning, width, initial_indent="    ", subsequent_indent="    ")
