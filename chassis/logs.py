@@ -39,6 +39,13 @@ class Logger:
         return getattr(structlog.get_logger(), name)
 
 
+class Foreign(logging.Handler):
+    """What libraries, and an app, say through `logging` becomes a line like our own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _logger.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+
+
 _logger = Logger()
 
 
@@ -50,7 +57,7 @@ def configure(level: str, style: str, stream: TextIO = sys.stderr) -> None:
     """Set up logging for this process; `style` is json, text or auto (text on a terminal)."""
     _logger.set_up_with(lambda: _configure_structlog(level, style, stream), debugging=level == "debug")
     # Libraries speak only when something is broken; aiohttp would log a traceback for each malformed request.
-    logging.basicConfig(level=logging.ERROR, stream=stream, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.ERROR, handlers=[Foreign()])
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
 
 

@@ -2,7 +2,10 @@
 
 import io
 import json
+import logging
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -12,8 +15,18 @@ from hypothesis import strategies as st
 import hookd
 from chassis import logs
 from chassis.database import Connection, Database
+from tests.commands import Hookd
 from tests.processing import Watch, processing
 from tests.receiving import receiving
+
+SAYS = """
+import logging, hookd
+
+logging.getLogger("cellar").error("the cellar is %d cm under water", 3)
+
+@hookd.on("demo")
+async def handle(event: hookd.Event) -> None: ...
+"""
 
 
 class Terminal(io.StringIO):
@@ -68,6 +81,31 @@ def test_a_traceback_is_cut_and_shown_as_lines(lines: io.StringIO) -> None:
     assert first == "Traceback (most recent call last):"
     assert cut.startswith("ValueError: xxx")
     assert (len(cut), escaped) == (logs.VALUE_CHARACTERS_MAX + 1, r"\x1b[2J")
+
+
+def test_what_libraries_log_is_a_line_too(lines: io.StringIO) -> None:
+    """What comes through `logging` has its level and its logger's name, is escaped and cut, and keeps its traceback."""
+    record = logging.LogRecord("asyncio", logging.ERROR, "", 0, "a task broke: %s", ("\x1b" + "x" * 1000,), None)
+    logs.Foreign().handle(record)
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logs.Foreign().handle(logging.LogRecord("mine", logging.ERROR, "", 0, "so", (), sys.exc_info()))
+    first, second = map(json.loads, lines.getvalue().splitlines())
+    assert (first["level"], first["logger"]) == ("error", "asyncio")
+    assert first["event"].startswith(r"a task broke: \x1bxxx")
+    assert len(first["event"]) == logs.VALUE_CHARACTERS_MAX + 1
+    assert "exception" not in first
+    assert second["exception"].endswith("ValueError: broken")
+
+
+def test_what_an_app_logs_is_a_line_too(tmp_path: Path) -> None:
+    """An app that says something through `logging` says it in JSON, where the process does."""
+    (tmp_path / "app.py").write_text(SAYS)
+    done = Hookd(tmp_path, {"HOOKD_DATABASE_URL": "postgresql://127.0.0.1:1/none"})(
+        "processor", "--app", "app", "--once"
+    )
+    assert [json.loads(line)["event"] for line in done.err.splitlines()[:1]] == ["the cellar is 3 cm under water"]
 
 
 @pytest.mark.any_server
