@@ -434,6 +434,22 @@ def test_no_more_is_held_than_can_start_soon() -> None:
     assert short.rows(500) == 4
 
 
+async def test_what_is_held_starts_within_a_third_of_the_lease(
+    database: Database, connection: Connection, watch: Watch
+) -> None:
+    """Of 200 a second at most those are held that a second will see, where a lease is three; a burst's share beyond."""
+    await events(connection, 700)
+    held: list[int] = []
+
+    async def briefly(event: hookd.Event) -> None:
+        held.append(len(parts.leases))
+        await asyncio.sleep(0.02)
+
+    async with processing(database, briefly, concurrency=4, lease_seconds=3.0) as parts:
+        assert len(await watch.settled()) == 700
+    assert 4 < max(held) <= 300
+
+
 async def test_a_backlog_is_claimed_by_two(database: Database, connection: Connection) -> None:
     """While there is a backlog a second claim goes on beside the first; each event is handled once for all that."""
     await seed.backlog(database.url, 10_000)

@@ -245,7 +245,7 @@ async def test_a_renewal_that_is_refused(database: Database, connection: Connect
     await connection.execute(REFUSE_RENEWALS)
     gate = Gate()
     with capture_logs() as logs:
-        async with processing(database, gate.pass_through, lease_seconds=4.0):
+        async with processing(database, gate.pass_through, lease_seconds=6.0):
             await gate.entered()
             claimed = await row_of(connection, event_id)
             async with asyncio.timeout(20):
