@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 from benchmarks.bench import Bench
 from benchmarks.drain import MICROSECONDS, Run, drained_by_hookd, unsettled, warm
-from benchmarks.growth import snapshot, timed
+from benchmarks.growth import from_now_on, snapshot, timed
 from benchmarks.report import Figure, Section
 from chassis.database import Connection, Database
-from processor.claiming.watermark import ALL_SECONDS, SLACK
+from processor.claiming.watermark import ALL_SECONDS, Since
 from processor.holding.claimed import Claimed
 from processor.outcome import PROCESSED
 from processor.settling.store import Settlement
@@ -124,7 +124,7 @@ async def beside_a_snapshot(bench: Bench) -> list[Figure]:
             for step in range(STEPS + 1):
                 if step:
                     await settle(url, store, bench.scale.events)
-                since = (await store.queue.next_due()).oldest - SLACK
+                since = await from_now_on(store)
                 taken: dict[str, list[float]] = {"the first entry": [], "the watermark": []}
                 for name in list(taken) * LOOKS:
                     await add_fresh(connection)
@@ -153,11 +153,11 @@ async def add_fresh(connection: Connection) -> None:
     await connection.copy_records_to_table("events", schema_name="hookd", columns=seed.COLUMNS, records=rows)
 
 
-async def claim_and_look(store: Store, since: datetime | None) -> None:
+async def claim_and_look(store: Store, since: Since | None) -> None:
     claimed = await claim(store, FRESH_ROWS, since)
     assert len(claimed) == FRESH_ROWS, f"claimed {len(claimed)} of {FRESH_ROWS}"
     await store.queue.next_due(since, None if since is None else ALL_SECONDS)
 
 
-async def claim(store: Store, rows: int, since: datetime | None) -> list[Claimed]:
+async def claim(store: Store, rows: int, since: Since | None) -> list[Claimed]:
     return await store.queue.claim(rows, BYTES, None, time.monotonic, 0, since)

@@ -12,6 +12,8 @@ from benchmarks.bench import Bench
 from benchmarks.report import Figure, Section
 from chassis.database import Connection, Database
 from hookd.store import Store as Looking
+from processor.claiming.store import least_of, oldest_due
+from processor.claiming.watermark import Since, Watermark
 from processor.holding.claimed import Claimed
 from processor.outcome import PROCESSED
 from processor.settling.store import Settlement
@@ -27,8 +29,9 @@ SNAPSHOT_SECONDS = 300
 METHOD = (
     "The same work in a database with ever more behind it: {copies} COPYs of {copy_rows} rows, each committed;"
     " {drained:,} events of 1 KiB claimed (1,000 at a time) and settled through the processor's own store, over one"
-    " connection each; a claim that finds nothing; the status page's queries. History is settled rows with bodies of 2"
-    " bytes."
+    " connection each; a claim that finds nothing; the status page's queries. As a processor's do, the first claim of"
+    " each second looks at all there is, in every day, and the others from what that one saw on. History is settled"
+    " rows with bodies of 2 bytes."
 )
 
 
@@ -50,6 +53,7 @@ class Run:
     copies: Sequence[float]
     claims: Sequence[float]
     empty: Sequence[float]
+    empty_of_all: Sequence[float]
     looks: Sequence[float]
     drained: float  # events/s
 
@@ -78,6 +82,7 @@ async def measure(bench: Bench) -> Section:
             Figure(f"{state.name}: COPY of {COPY_ROWS}", "ms", [statistics.median(run.copies)]),
             Figure(f"{state.name}: claim of {CLAIM_ROWS:,}", "ms", [statistics.median(run.claims)]),
             Figure(f"{state.name}: claim that finds nothing", "ms", [statistics.median(run.empty)]),
+            Figure(f"{state.name}: the first of a second", "ms", [statistics.median(run.empty_of_all)]),
             Figure(f"{state.name}: status page", "ms", [statistics.median(run.looks)]),
         ]
     return section
@@ -89,7 +94,9 @@ async def one_run(bench: Bench, state: State, drained: int) -> Run:
         store = Store(Database(url), "growth", lease_seconds=60)
         looking = Looking(Database(url), "growth")
         try:
-            empty = [await timed(claim(store)) for _ in range(LOOKS)]
+            empty_of_all = [await timed(claim(store)) for _ in range(LOOKS)]
+            since = await from_now_on(store)
+            empty = [await timed(claim(store, since)) for _ in range(LOOKS)]
             looks = [await timed(looking.standing()) for _ in range(LOOKS)]
             async with snapshot(url, state.snapshot_seconds):
                 copies = await copied(connection)
@@ -98,7 +105,16 @@ async def one_run(bench: Bench, state: State, drained: int) -> Run:
         finally:
             await store.close()
             await looking.close()
-    return Run(copies, claims, empty, looks, rate)
+    return Run(copies, claims, empty, empty_of_all, looks, rate)
+
+
+async def from_now_on(store: Store) -> Since | None:
+    """Where claims look from that follow one which found nothing."""
+    watermark = Watermark()
+    watermark.begin()
+    due = await store.queue.next_due()
+    watermark.saw(due.oldest, due.least_id)
+    return watermark.begin()
 
 
 async def copied(connection: Connection) -> list[float]:
@@ -118,12 +134,17 @@ async def drain(store: Store, pace_seconds: float) -> tuple[list[float], float]:
     """
     claims: list[float] = []
     busy, count, began = 0.0, 0, time.monotonic()
+    watermark = Watermark()
     while True:
         start = time.monotonic()
-        claimed = await claim(store)
+        since = watermark.begin()
+        claimed = await claim(store, since)
         claims.append((time.monotonic() - start) * 1000)
         if not claimed:
+            assert await claim(store) == [], "passed by"
             return claims[:-1], count / busy
+        if since is None:
+            watermark.saw(oldest_due(claimed), least_of(claimed))
         await store.results.settle([Settlement(each, PROCESSED, False, "growth") for each in claimed])
         busy += time.monotonic() - start
         count += len(claimed)
@@ -131,8 +152,8 @@ async def drain(store: Store, pace_seconds: float) -> tuple[list[float], float]:
             await asyncio.sleep(pace_seconds / 50)
 
 
-async def claim(store: Store) -> list[Claimed]:
-    return await store.queue.claim(CLAIM_ROWS, BYTES, None, time.monotonic)
+async def claim(store: Store, since: Since | None = None) -> list[Claimed]:
+    return await store.queue.claim(CLAIM_ROWS, BYTES, None, time.monotonic, since=since)
 
 
 async def timed(work: object) -> float:

@@ -54,7 +54,7 @@ async def test_an_id_that_was_answered_twice_is_told(connection: Connection, tmp
 
 def test_what_is_not_level_is_missed() -> None:
     """What has grown by more than a quarter from the second quarter to the last is no longer level."""
-    level = Sample(60, 50, 9, 1.3, 0.05, 20, 4)
+    level = Sample(60, 50, 9, 2, 1.3, 0.05, 20, 4)
     section = Section("Soak", "")
-    report(section, [level] * 12 + [level._replace(claim_ms=12, receiver_mib=74)] * 4)
+    report(section, [level] * 12 + [level._replace(look_ms=12, receiver_mib=74)] * 4)
     assert section.missed == ["looking for what is due, p99, last quarter"]

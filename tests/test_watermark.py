@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import hookd
 from chassis.database import Connection, Database
 from processor.claiming.store import oldest_due
-from processor.claiming.watermark import ALL_SECONDS, SLACK, Watermark
+from processor.claiming.watermark import ALL_SECONDS, SLACK, Since, Watermark, least_id
 from processor.holding.claimed import Claimed
 from processor.outcome import PROCESSED
 from processor.settling.store import Settlement
@@ -30,6 +30,9 @@ SELECT count(*) FROM pg_stat_activity
  WHERE datname = current_database() AND application_name LIKE 'hookd processor %'
 """
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+AN_HOUR = timedelta(hours=1)
+FROM_NOON = Since(NOON - SLACK, least_id(NOON - AN_HOUR))
+ANY_ID = UUID(int=0)
 
 
 class Clock:
@@ -47,7 +50,7 @@ async def store(database: Database) -> AsyncIterator[Store]:
     await store.close()
 
 
-async def claim(store: Store, since: datetime | None = None, rows: int = 100) -> list[Claimed]:
+async def claim(store: Store, since: Since | None = None, rows: int = 100) -> list[Claimed]:
     return await store.queue.claim(rows, PLENTY, None, time.monotonic, 0, since)
 
 
@@ -59,46 +62,52 @@ def test_all_is_looked_at_once_a_second() -> None:
     clock = Clock()
     watermark = Watermark(clock)
     assert watermark.begin() is None
-    watermark.saw(NOON)
+    watermark.saw(NOON, least_id(NOON))
     for seconds in (0, 0.5, 0.999):
         clock.now = 1000.0 + seconds
-        assert watermark.begin() == NOON - SLACK
+        assert watermark.begin() == FROM_NOON
         assert watermark.seconds_until_all == pytest.approx(1 - seconds)
     clock.now = 1000.0 + ALL_SECONDS
     assert watermark.seconds_until_all == 0
     assert watermark.begin() is None
-    assert watermark.begin() == NOON - SLACK  # while that one is under way
+    assert watermark.begin() == FROM_NOON  # while that one is under way
 
 
 def test_a_look_at_all_that_failed_is_made_again() -> None:
     """Where it failed, the next claim makes it; until one did, every claim does."""
     watermark = Watermark(Clock())
     assert [watermark.begin(), watermark.begin()] == [None, None]
-    watermark.saw(NOON)
-    assert watermark.begin() == NOON - SLACK
+    watermark.saw(NOON, least_id(NOON))
+    assert watermark.begin() == FROM_NOON
     watermark.forget()
     assert watermark.begin() is None
 
 
 @given(
-    rows=st.lists(st.tuples(st.floats(0, 10), st.floats(-100, 10)), max_size=30),
+    rows=st.lists(st.tuples(st.floats(0, 10), st.floats(-100, 10), st.floats(-200_000, 10)), max_size=30),
     pauses=st.lists(st.floats(0, 0.4), min_size=1, max_size=60),
 )
-def test_nothing_is_passed_by_for_longer_than_a_second(rows: list[tuple[float, float]], pauses: list[float]) -> None:
-    """Whatever turns up when, due whenever: a claim takes it that begins a second after it was there and due."""
+def test_nothing_is_passed_by_for_longer_than_a_second(
+    rows: list[tuple[float, float, float]], pauses: list[float]
+) -> None:
+    """Whatever turns up when, due and received whenever: a claim takes it that begins a second after it was due."""
     clock = Clock()
     watermark = Watermark(clock)
-    waiting = [(shown, NOON + timedelta(seconds=due)) for shown, due in rows]
+    waiting = [
+        (shown, NOON + timedelta(seconds=due), least_id(NOON + timedelta(seconds=received)))
+        for shown, due, received in rows
+    ]
     for pause in pauses:
         clock.now += pause
         now = clock.now - 1000.0
         moment = NOON + timedelta(seconds=now)
         since = watermark.begin()
         there = [row for row in waiting if row[0] <= now and row[1] <= moment]
-        taken = [row for row in there if since is None or row[1] >= since]
+        taken = [row for row in there if since is None or (row[1] >= since.due_at and row[2] >= since.id)]
         if since is None:
-            watermark.saw(min((due for _, due in taken), default=moment))
-        for shown, due in set(there) - set(taken):
+            least = min((received for _, _, received in taken), default=least_id(moment))
+            watermark.saw(min((due for _, due, _ in taken), default=moment), least)
+        for shown, due, _ in set(there) - set(taken):
             assert now - max(shown, (due - NOON).total_seconds()) < ALL_SECONDS
         waiting = [row for row in waiting if row not in taken]
 
@@ -110,8 +119,8 @@ async def test_a_claim_from_a_watermark_on(store: Store, connection: Connection)
     """A claim from a watermark on takes what was due from that very moment on, and nothing that was due before."""
     before = await an_event(connection, due="2 hours ago")
     there = await an_event(connection, due="1 hour ago")
-    since = (await row_of(connection, there))["due_at"]
-    assert (await store.queue.next_due(since)).due_at == since
+    since = Since((await row_of(connection, there))["due_at"], ANY_ID)
+    assert (await store.queue.next_due(since)).due_at == since.due_at
     assert [each.id for each in await claim(store, since)] == [there]
     assert await claim(store, since) == []
     assert (await store.queue.next_due(since, 50)).due_at is None
@@ -120,6 +129,48 @@ async def test_a_claim_from_a_watermark_on(store: Store, connection: Connection)
     assert due.oldest == due.now
     assert (await store.queue.next_due()).due_at == (await row_of(connection, before))["due_at"]
     assert [each.id for each in await claim(store)] == [before]
+
+
+async def test_a_claim_from_an_id_on(store: Store, connection: Connection) -> None:
+    """A claim passes by what was received before that id, and so does the look at what is due next."""
+    before, there = [await an_event(connection, received=received) for received in ("3 hours ago", "1 hour ago")]
+    since = Since(await at(connection, "1 day ago"), there)
+    assert [each.id for each in await claim(store, since)] == [there]
+    await connection.execute("UPDATE hookd.events SET due_at = now() WHERE id = $1", before)
+    due = await store.queue.next_due(since)
+    assert due.seconds == pytest.approx(60, abs=10)  # the lease of the one that is held
+    assert await claim(store, since) == []
+    assert [each.id for each in await claim(store)] == [before]
+
+
+SCANS_OF_OLD_DAYS = """
+SELECT sum(idx_scan)::int FROM pg_stat_user_indexes
+ WHERE schemaname = 'hookd' AND relname ~ '^events_[0-9]{8}$'
+   AND to_date(right(relname, 8), 'YYYYMMDD') < (now() AT TIME ZONE 'UTC')::date - 2
+"""
+
+
+async def test_days_that_hold_nothing_are_passed_by(database: Database, connection: Connection) -> None:
+    """From a watermark on neither a claim nor the look at what is due next reads the index of a day before it."""
+    for days in range(3, 9):
+        await connection.execute("SELECT hookd.add_day((now() AT TIME ZONE 'UTC')::date - $1::int)", days)
+    scans: dict[str, int] = {}
+    for name in ("all", "watermark"):
+        store = Store(database, "a processor", lease_seconds=60)
+        await an_event(connection)
+        due = await store.queue.next_due()
+        since = None if name == "all" else Since(due.oldest, due.least_id)
+        await store.close()
+        await has_left(connection)
+        before = await connection.fetchval(SCANS_OF_OLD_DAYS)
+        store = Store(database, "a processor", lease_seconds=60)
+        await claim(store, since)
+        await store.queue.next_due(since, 1.0)
+        await store.close()
+        await has_left(connection)
+        scans[name] = await connection.fetchval(SCANS_OF_OLD_DAYS) - before
+    assert scans["all"] >= 2 * 6
+    assert scans["watermark"] == 0
 
 
 async def test_a_claim_says_since_when_its_oldest_was_due(store: Store, connection: Connection) -> None:
@@ -214,7 +265,8 @@ async def test_claims_stay_flat_beside_a_held_snapshot(
         settled = 0
         while claimed := await claim(store, rows=1000):
             settled += len(await store.results.settle([Settlement(each, PROCESSED, False, "a") for each in claimed]))
-        since = (await store.queue.next_due()).oldest
+        due = await store.queue.next_due()
+        since = Since(due.oldest, due.least_id)
         await store.close()
         await has_left(connection)
         assert settled == count

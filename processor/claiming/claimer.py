@@ -8,8 +8,8 @@ from datetime import datetime
 from chassis.database import Unavailable
 from chassis.logs import get_logger
 from processor.claiming.pace import Pace
-from processor.claiming.store import Queue, oldest_due
-from processor.claiming.watermark import Watermark
+from processor.claiming.store import Queue, least_of, oldest_due
+from processor.claiming.watermark import Since, Watermark
 from processor.holding.claimed import Claimed
 from processor.holding.holding import Holding
 from processor.running.intake import Intake
@@ -48,7 +48,7 @@ class Claimer:
         self._connected_pace = Pace(CONNECTED_ROWS_MIN, settings.lease_seconds / 3)
         self._backlog = False  # the last claim brought all it may: there is more
         self._watermark = Watermark()
-        self._since: datetime | None = None  # from where on the first claimer last looked; None: at all there is
+        self._since: Since | None = None  # from where on the first claimer last looked; None: at all there is
         self.claiming = 0  # rows that claims under way ask for
         self.due_until: datetime | None = None
         self.lag_seconds = 0.0
@@ -94,7 +94,7 @@ class Claimer:
         finally:
             self._holding.room.give_back(bytes_max)
         if claimed and since is None:
-            self._watermark.saw(oldest_due(claimed))
+            self._watermark.saw(oldest_due(claimed), least_of(claimed))
         if lane == 0:
             self._since = since
         self._backlog = len(claimed) == ROWS_MAX
@@ -165,7 +165,7 @@ class Claimer:
             longest = min(longest, self._watermark.seconds_until_all)
         due = await self._queue.next_due(self._since, longest)
         if self._since is None:
-            self._watermark.saw(due.oldest)
+            self._watermark.saw(due.oldest, due.least_id)
         # An overdue row that a claim did not take is locked by somebody: soon, not at once.
         return min(max(due.seconds, 0.05), longest) if due.seconds is not None else longest
 

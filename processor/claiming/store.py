@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import NamedTuple
+from uuid import UUID
 
 from chassis.database import FAILURES, Connection, Database, Unavailable
+from processor.claiming.watermark import Since, least_id
 from processor.holding.claimed import BODY_INLINE_BYTES_MAX, Claimed
 from processor.links import STATEMENT_SECONDS, Links
 from processor.outcome import DIED
 
 CHANNEL = "hookd"
 WAITED = itemgetter("waited_seconds")
+ALL = (None, UUID(int=0))
 HEALTH_SECONDS, HEALTH_TIMEOUT_SECONDS = 5.0, 2.0
 
 # ruff: noqa: S608 - what is formatted into SQL here are constants of ours
@@ -23,7 +26,7 @@ WITH due AS MATERIALIZED (
   SELECT id, due_at, octet_length(payload) AS bytes, (held_by IS NOT NULL OR reason = '{DIED}') IS TRUE AS died
     FROM hookd.events
    WHERE status = 'new' AND due_at <= LEAST(now(), $5::timestamptz) -- a null $5 counts for nothing
-     AND due_at >= coalesce($6::timestamptz, '-infinity')
+     AND due_at >= coalesce($6::timestamptz, '-infinity') AND id >= $7
    ORDER BY due_at
    LIMIT $1
      FOR UPDATE SKIP LOCKED),
@@ -38,6 +41,7 @@ UPDATE hookd.events e
        reason = CASE WHEN fit.died THEN '{DIED}' ELSE e.reason END
   FROM fit
  WHERE e.id = fit.id AND e.id = ANY(ARRAY(SELECT id FROM fit))
+   AND e.id >= $7
    AND e.id >= (SELECT id FROM fit ORDER BY id LIMIT 1) -- an array leaves out no day, bounds do
    AND e.id <= (SELECT id FROM fit ORDER BY id DESC LIMIT 1)
 RETURNING (SELECT revision FROM hookd.registry WHERE one) AS revision, e.id, e.claims, e.attempts, fit.died, e.reason,
@@ -52,7 +56,7 @@ NEXT_DUE = """
 SELECT now() AS now,
        (SELECT due_at
           FROM hookd.events
-         WHERE status = 'new' AND due_at >= coalesce($1::timestamptz, '-infinity')
+         WHERE status = 'new' AND due_at >= coalesce($1::timestamptz, '-infinity') AND id >= $3
            AND due_at < coalesce(now() + make_interval(secs => $2), 'infinity')
          ORDER BY due_at
          LIMIT 1) AS due_at
@@ -75,6 +79,11 @@ class NextDue(NamedTuple):
         """Nothing is due before."""
         return self.now if self.due_at is None else min(self.due_at, self.now)
 
+    @property
+    def least_id(self) -> UUID:
+        """What nothing has that is received from now on."""
+        return least_id(self.now)
+
 
 class Queue:
     """Over two connections for claims, and the one for what may wait. `holder`: whose the claimed rows are."""
@@ -93,25 +102,27 @@ class Queue:
         due_until: datetime | None,
         clock: Callable[[], float],
         lane: int = 0,
-        since: datetime | None = None,
+        since: Since | None = None,
     ) -> list[Claimed]:
         """Hold what is due, oldest first; of bodies that come along `bytes_max` at most, but always one row.
 
-        `since`: pass by what was due before.
+        `since`: pass by what was due, or received, before.
         """
+        due_since, least = since or ALL
         lease_until = clock() + self._lease_seconds
-        arguments = (rows_max, bytes_max, self._lease_seconds, self._holder, due_until, since)
+        arguments = (rows_max, bytes_max, self._lease_seconds, self._holder, due_until, due_since, least)
         records = await self._run(self._claiming[lane], lambda connection: connection.fetch(CLAIM, *arguments))
         records.sort(key=WAITED, reverse=True)
         return [Claimed(record, lease_until) for record in records]
 
-    async def next_due(self, since: datetime | None = None, within_seconds: float | None = None) -> NextDue:
-        """When the next row is due, if it is within that time; `since`: pass by what was due before.
+    async def next_due(self, since: Since | None = None, within_seconds: float | None = None) -> NextDue:
+        """When the next row is due, if it is within that time; `since`: pass by what was due, or received, before.
 
         (A held snapshot keeps the leases of what was settled since among what is due later.)
         """
+        due_since, least = since or ALL
         record = await self._run(
-            self._claiming[0], lambda connection: connection.fetchrow(NEXT_DUE, since, within_seconds)
+            self._claiming[0], lambda connection: connection.fetchrow(NEXT_DUE, due_since, within_seconds, least)
         )
         assert record is not None
         return NextDue(record["now"], record["due_at"])
@@ -133,6 +144,11 @@ class Queue:
             timeout=STATEMENT_SECONDS,
         )
         return mine
+
+
+def least_of(claimed: Sequence[Claimed]) -> UUID:
+    """The id that was received first."""
+    return min(each.id for each in claimed)
 
 
 def oldest_due(claimed: Sequence[Claimed]) -> datetime:

@@ -13,12 +13,12 @@ WITH mine AS MATERIALIZED (
   SELECT e.id
     FROM unnest($1::uuid[], $2::int[]) AS h(id, claims)
     JOIN hookd.events e ON e.id = h.id AND e.claims = h.claims
-   WHERE e.id = ANY($1) AND e.status = 'new' AND e.held_by IS NOT NULL
+   WHERE e.id = ANY($1) AND e.id BETWEEN $4 AND $5 AND e.status = 'new' AND e.held_by IS NOT NULL
      FOR UPDATE OF e SKIP LOCKED)
 UPDATE hookd.events e
    SET due_at = now() + make_interval(secs => $3)
   FROM mine
- WHERE e.id = mine.id AND e.id = ANY($1)
+ WHERE e.id = mine.id AND e.id = ANY($1) AND e.id BETWEEN $4 AND $5 -- an array leaves out no day, bounds do
 RETURNING e.id
 """
 
@@ -33,8 +33,9 @@ class Renewer:
     async def renew(self, held: Sequence[Claimed]) -> set[UUID]:
         """Put the leases of these rows forward; returns the ids whose lease holds. Raises Unavailable."""
         ids, claims = [each.row["id"] for each in held], [each.row["claims"] for each in held]
+        arguments = (ids, claims, self._lease_seconds, min(ids), max(ids))
         records = await self._link.run(
-            lambda connection: connection.fetch(RENEW, ids, claims, self._lease_seconds), timeout=STATEMENT_SECONDS
+            lambda connection: connection.fetch(RENEW, *arguments), timeout=STATEMENT_SECONDS
         )
         return {record["id"] for record in records}
 

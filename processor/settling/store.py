@@ -33,6 +33,7 @@ WITH settled AS (
          AS r(claims, noted, label, event_type, verdict, status, reason, delay, refund, traceback, number)
          USING (number)
    WHERE e.id = s.id AND e.id = ANY($1) AND e.claims = r.claims AND e.status = 'new' AND e.held_by IS NOT NULL
+     AND e.id BETWEEN $14 AND $15 -- an array leaves out no day, bounds do
   RETURNING e.id, e.claims, e.attempts AS attempt, e.status, e.received_at, r.reason, r.traceback, r.noted, r.label),
 noted AS (
   INSERT INTO hookd.attempts (event_id, claim, attempt, error, traceback)
@@ -102,5 +103,5 @@ async def _settle(connection: Connection, settlements: Sequence[Settlement]) -> 
         numbered.append(numbers.setdefault(ended, len(numbers) + 1))
     columns = zip(*((*rest, *outcome[:-1]) for *rest, outcome in numbers), strict=True)
     named = deliveries if any(deliveries) else []
-    kept_out = await connection.fetch(SETTLE, ids, numbered, named, *map(list, columns))
+    kept_out = await connection.fetch(SETTLE, ids, numbered, named, *map(list, columns), min(ids), max(ids))
     return set(ids).difference(record["id"] for record in kept_out)
