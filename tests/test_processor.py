@@ -159,8 +159,8 @@ async def test_losing_every_hint_costs_latency(
     async with processor(database_url, an_app(tmp_path, QUICK), poll_seconds="0.2") as daemon:
         await daemon.logged("processor.started")
         for _ in range(3):
-            await an_event(connection)
-            await watch.settled()
+            event_id = await an_event(connection)
+            assert (await watch.settled())[event_id] == ("processed", None)
 
 
 async def test_a_killed_processor_lets_its_leases_run_out(
